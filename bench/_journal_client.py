@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sbh_pipelines.backup.create.moment.way.target import Target
-from sbh_pipelines.backup.journal.drain import DrainResult
+from sbh_pipelines.backup.journal.drain_result import DrainResult
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.security.policy import Role, UserContext

@@ -28,7 +28,7 @@ from sbh_pipelines.repository.format import (
     seal_epoch,
     seal_head,
 )
-from sbh_pipelines.repository.journal.block import open_block, public_of
+from sbh_pipelines.repository.journal.segments.block import open_block, public_of
 
 CHUNK, DIRECTORY, INDEX, JOURNAL = b"C", b"D", b"I", b"J"
 CATALOG, LEFT_ROWS, PRIVATE, REQUEST = b"K", b"L", b"P", b"Q"

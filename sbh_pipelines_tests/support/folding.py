@@ -11,7 +11,8 @@ from sbh_pipelines.backup.contents.manifest import WITH_TABLES
 from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
 from sbh_pipelines.backup.contents.stored_table import read_sums, read_table
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
-from sbh_pipelines.backup.journal.drain import DrainResult, drain
+from sbh_pipelines.backup.journal.drain import drain
+from sbh_pipelines.backup.journal.drain_result import DrainResult
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.capture.capture import copy_table

@@ -9,15 +9,16 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from sbh_pipelines.backup.journal.drain import DrainResult, drain
+from sbh_pipelines.backup.journal.drain import drain
+from sbh_pipelines.backup.journal.drain_result import DrainResult
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.repository.journal.block import open_block, public_of
-from sbh_pipelines.repository.journal.changes import Op, Transaction
-from sbh_pipelines.repository.journal.directory import Directory, Event
-from sbh_pipelines.repository.journal.public_key import PublicKey
 from sbh_pipelines.repository.journal.reading import read_transactions
+from sbh_pipelines.repository.journal.segments.block import open_block, public_of
+from sbh_pipelines.repository.journal.segments.changes import Op, Transaction
+from sbh_pipelines.repository.journal.segments.directory import Directory, Event
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.application import Application
 from sbh_pipelines_tests.support.databases import Database

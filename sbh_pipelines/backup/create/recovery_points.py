@@ -21,7 +21,7 @@ from sbh_pipelines.model import BackupId, BackupType, RecoveryPoint, Tenant, Ten
 from sbh_pipelines.repository.catalog.records import TenantRecord, TenantState
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import FILES
-from sbh_pipelines.repository.journal.changes import commit_time, moment_text
+from sbh_pipelines.repository.journal.segments.changes import commit_time, moment_text
 from sbh_pipelines.repository.repository import Repository
 
 BACKUP, UNCHANGED = "backup", "unchanged"

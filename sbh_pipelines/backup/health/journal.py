@@ -15,8 +15,8 @@ from sbh_pipelines.database.journal.slot import read_left_slot
 from sbh_pipelines.database.session.targets import journal_database
 from sbh_pipelines.errors import JournalBehind, JournalInterrupted, SbhError, SlotAtRisk
 from sbh_pipelines.model import TenantId
-from sbh_pipelines.repository.journal.changes import commit_time, microseconds_of, moment_text
 from sbh_pipelines.repository.journal.gaps import PREDICTION_FAILED, Gap
+from sbh_pipelines.repository.journal.segments.changes import commit_time, microseconds_of, moment_text
 from sbh_pipelines.settings import Settings
 
 _HELD_MUCH = 0.5  # of what the slot may hold

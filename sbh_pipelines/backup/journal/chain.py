@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing
-from sbh_pipelines.repository.journal.directory import Coverage, FencePoint
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.makeup import Makeup
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
+from sbh_pipelines.repository.journal.segments.directory import Coverage, FencePoint
+from sbh_pipelines.repository.journal.segments.makeup import Makeup
+from sbh_pipelines.repository.journal.segments.names import Incarnation, SegmentName
 
 PUBLICATION = "publication"
 """Among the readings: which publication it was. No table has this name, as those have a schema."""

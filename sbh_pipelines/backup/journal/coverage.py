@@ -7,8 +7,8 @@ Where the stream says that the table was emptied, its rows are elsewhere now and
 the same in everything else, what was told up to the last fence is told up to the commit that emptied it first.
 
 A *step* is a change of a table's columns, or of its parents', from which its definition goes on: see
-`repository/journal/makeup.py`. It happened between the last fence and r1, and r1 is r2. Then rows are told under the definition
-that they were written in, and coverage goes on. Everything besides columns must be in r2 as it was in r0.
+`repository/journal/segments/makeup.py`. It happened between the last fence and r1, and r1 is r2. Then rows are told under the
+definition that they were written in, and coverage goes on. Everything besides columns must be in r2 as it was in r0.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.journal.chain import ChainEnd
 from sbh_pipelines.backup.journal.survey import Survey, frame_of, shape_of
 from sbh_pipelines.database.journal.fence import Fence
-from sbh_pipelines.repository.journal.directory import Coverage
-from sbh_pipelines.repository.journal.makeup import Makeup, goes_on
+from sbh_pipelines.repository.journal.segments.directory import Coverage
+from sbh_pipelines.repository.journal.segments.makeup import Makeup, goes_on
 
 
 @dataclass(frozen=True, slots=True)

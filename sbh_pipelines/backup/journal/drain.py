@@ -17,18 +17,19 @@ The order of the steps is what makes it exact, and killed after any of them the 
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sbh_pipelines.backup.journal.chain import PUBLICATION, ChainEnd, read_chain
-from sbh_pipelines.backup.journal.coverage import Step, cover_tables, find_steps
+from sbh_pipelines.backup.journal.coverage import find_steps
+from sbh_pipelines.backup.journal.drain_result import DrainResult
 from sbh_pipelines.backup.journal.guard import guard_slot, home_region, most_held
 from sbh_pipelines.backup.journal.routing.arrivals import Arrivals
 from sbh_pipelines.backup.journal.routing.decoding import Decoder
 from sbh_pipelines.backup.journal.routing.departures import find_orphans
-from sbh_pipelines.backup.journal.routing.events import UNSAID, EventKind, Happening, Happenings
+from sbh_pipelines.backup.journal.routing.events import UNSAID, EventKind, Happenings
 from sbh_pipelines.backup.journal.routing.followers import CountRows, Followers
 from sbh_pipelines.backup.journal.routing.places import Places
 from sbh_pipelines.backup.journal.routing.records import ROW
@@ -38,11 +39,12 @@ from sbh_pipelines.backup.journal.routing.spool import Spool
 from sbh_pipelines.backup.journal.routing.states import MOST_IN_MEMORY, States
 from sbh_pipelines.backup.journal.routing.tenant_blocks import TenantBlocks
 from sbh_pipelines.backup.journal.slot_life import Break, check_known, check_own, find_break, record_break
-from sbh_pipelines.backup.journal.survey import Publishing, Survey, check_publication, publish, take_survey
+from sbh_pipelines.backup.journal.survey import Publishing, check_publication, publish, take_survey
 from sbh_pipelines.backup.journal.window.horizon import Horizon
 from sbh_pipelines.backup.journal.window.snapshot import Snapshot
+from sbh_pipelines.backup.journal.window_segments import DrainWindow, StoredSegments, store_segments
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.database.journal.fence import Fence, place_fence, up_to
+from sbh_pipelines.database.journal.fence import place_fence, up_to
 from sbh_pipelines.database.journal.lookup import count_rows, find_rows, lookup_snapshot, snapshot_of
 from sbh_pipelines.database.journal.publication import drop_publication
 from sbh_pipelines.database.journal.server import (
@@ -59,81 +61,16 @@ from sbh_pipelines.database.session.connection import Connection, database_encod
 from sbh_pipelines.database.session.targets import journal_database
 from sbh_pipelines.errors import JournalError, JournalGap, LeaseHeld, LeaseLost, SbhError, SourceConflict, TookTooLong
 from sbh_pipelines.model import Progress, ProgressSink, RecoveryPoint, no_progress
-from sbh_pipelines.repository.journal.changes import lsn_text
-from sbh_pipelines.repository.journal.directory import Event, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.changes import lsn_text
+from sbh_pipelines.repository.journal.segments.names import Incarnation
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 from sbh_pipelines.repository.journal.slot_marks import SlotMark
 from sbh_pipelines.repository.lease import Lease, acquire, kept, new_owner
 
 _LEASE_S = 120.0
 _SETTLE_S = 30.0  # how long a transaction may be in the log and not be seen: it waits for a standby
 _NOTICE = 50_000  # records between two notices of progress
-
-
-@dataclass(frozen=True, slots=True)
-class RegionFigures:
-    """What a drain wrote for a region.
-
-    Attributes:
-        region: The region.
-        segment: Name of the segment below the region's prefix.
-        bytes: Its size.
-        changes: Changes in it.
-        tenants: Tenants that have changes in it.
-        skipped: Changes of tenants without a public key, which were dropped.
-    """
-
-    region: str
-    segment: str
-    bytes: int
-    changes: int
-    tenants: int
-    skipped: int
-
-
-@dataclass(frozen=True, slots=True)
-class DrainResult:
-    """What a drain did.
-
-    Attributes:
-        incarnation: Name of the incarnation.
-        start: Where its range starts.
-        end: Where its range ends.
-        fence: 64-bit id of its fence's transaction.
-        fence_time: The server's clock in it, microseconds since 1970 UTC.
-        before: The same of the fence before, up to which the chain told already; None where a chain begins.
-        transactions: Transactions of the window that touched journaled tables.
-        changes: Changes of rows of tenants in them.
-        events: What could not be told as changes.
-        covered: Tables whose changes are told up to the fence.
-        not_covered: The other journaled ones: they are from the next backup on.
-        left_out: Tables with backups only, and why.
-        regions: What was written.
-        gap: Why the chain before could not go on; None where it did.
-        publication: What was altered of the publication, or why it could not be.
-        held_bytes: Of the server's log, that the slot holds after it.
-        seconds: How long it took.
-    """
-
-    incarnation: str
-    start: int
-    end: int
-    fence: int
-    fence_time: int
-    before: int | None
-    transactions: int
-    changes: int
-    events: int
-    covered: tuple[str, ...]
-    not_covered: tuple[str, ...]
-    left_out: Mapping[str, str]
-    regions: tuple[RegionFigures, ...]
-    gap: str | None
-    publication: tuple[str, ...]
-    held_bytes: int
-    seconds: float
 
 
 def drain(
@@ -199,21 +136,6 @@ def drain_until(
                     remedy="see `sbh journal status`",
                 ) from None
             time.sleep(1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """What a drain reads: from where, and up to which fence."""
-
-    incarnation: Incarnation
-    chain: ChainEnd | None
-    start: int
-    before: Survey
-    after: Survey
-    fence: Fence
-    places: Places
-    publication: str
-    steps: Mapping[str, Step]
 
 
 @dataclass
@@ -320,19 +242,19 @@ class _Drain:
 
     def _window(
         self, connection: Connection, incarnation: Incarnation, chain: ChainEnd | None, start: int, publication: str
-    ) -> _Window:
+    ) -> DrainWindow:
         before = take_survey(connection, self.settings)
         fence = place_fence(connection, f"drain of {self.slot}")
         after = take_survey(connection, self.settings)
         places = Places(self.site, self.journals, database_encoding(connection))
-        return _Window(
+        return DrainWindow(
             incarnation, chain, start, before, after, fence, places, publication, find_steps(chain, before, after)
         )
 
     # steps 7 to 11
 
     def _write(
-        self, connection: Connection, seen: Connection, window: _Window, broken: Break | None, published: Publishing
+        self, connection: Connection, seen: Connection, window: DrainWindow, broken: Break | None, published: Publishing
     ) -> DrainResult:
         plan, happenings = window.before.plan, Happenings()
         decoder = Decoder(
@@ -404,13 +326,18 @@ class _Drain:
                 why = f"a row of {plan.routes[arrival.table].name} came, and rows that refer to it were there before it"
                 for follower in plan.followers[arrival.table]:
                     happenings.add(arrival.transaction, EventKind.MOVED, follower, arrival.owners, why)
-            return self._store(connection, window, decoder, happenings, blocks, writers, broken, published)
+            self.site.fence.check()
+            self.lease.renew()  # what a drain whose lease was taken stores would contradict what the other one does
+            stored = store_segments(
+                self.journals, window, decoder, happenings, blocks, writers, between=self.lease.renew_if_due
+            )
+            return self._end(connection, window, decoder, stored, broken, published)
 
     def _notice(self, step: str, done: int, total: int) -> None:
         self.lease.renew_if_due()
         self.progress(Progress(step, "journal", done, total, "changes"))
 
-    def _check_alone(self, connection: Connection, window: _Window, decoder: Decoder) -> None:
+    def _check_alone(self, connection: Connection, window: DrainWindow, decoder: Decoder) -> None:
         """A slot that somebody advanced meanwhile may not have given all that lies behind the window's start."""
         slot = read_slot(connection, self.slot)
         if slot is None or slot.confirmed_flush > window.start:
@@ -424,7 +351,7 @@ class _Drain:
             )
         self._check_joined(connection, window, decoder, slot.confirmed_flush)
 
-    def _check_joined(self, connection: Connection, window: _Window, decoder: Decoder, confirmed: int) -> None:
+    def _check_joined(self, connection: Connection, window: DrainWindow, decoder: Decoder, confirmed: int) -> None:
         """A slot that is behind the chain gives the last fence again; where it does not, the log is not that which was told.
 
         `confirmed`: where the slot was, also if another history of the server has nothing to tell up to the chain's end.
@@ -461,61 +388,15 @@ class _Drain:
                 )
             time.sleep(0.2)
 
-    def _store(
+    def _end(
         self,
         connection: Connection,
-        window: _Window,
+        window: DrainWindow,
         decoder: Decoder,
-        happenings: Happenings,
-        blocks: TenantBlocks,
-        writers: Mapping[str, SegmentWriter],
+        stored: StoredSegments,
         broken: Break | None,
         published: Publishing,
     ) -> DrainResult:
-        plan = window.before.plan
-        untold = frozenset(plan.routes[number].name for number in happenings.untold)
-        if blocks.too_many_skipped:
-            untold = frozenset(route.name for route in plan.routes)
-        events = list(happenings)
-        for one in events:
-            for tenant in one.tenants or ():
-                blocks.note(tenant, decoder.transactions.xids[one.transaction])
-        emptied = _emptied(events, window, decoder)
-        coverage = cover_tables(
-            window.chain, window.before, window.after, window.fence, decoder.end, untold, emptied, window.steps
-        )
-        makeups = {window.before.definitions[name]: makeup for name, makeup in window.before.makeups.items()}
-        makeups |= {step.before: step.then for step in window.steps.values()} | decoder.makeups
-        fence = FencePoint(window.fence.xid, window.fence.before, decoder.end, window.fence.time)
-        stored: dict[str, SegmentName] = {}
-        figures = []
-        self.site.fence.check()
-        self.lease.renew()  # what a drain whose lease was taken stores would contradict what the other one does
-        for region, writer in writers.items():
-            dropped = blocks.dropped(region)
-            facts = SegmentFacts(
-                fences=(fence,),
-                layouts=tuple(decoder.layouts),
-                coverage=coverage,
-                events=tuple(_events(events, window, decoder, region)),
-                skipped={**blocks.elsewhere(region), **dropped},
-                readings={**window.before.readings, PUBLICATION: window.publication},
-                makeups=makeups,
-            )
-            self.lease.renew_if_due()
-            stored[region] = self.journals[region].write(writer, facts)
-            figures.append(
-                RegionFigures(
-                    region,
-                    stored[region].below,
-                    stored[region].size,
-                    blocks.changes[region],
-                    writer.tenants,
-                    sum(count for count, _ in dropped.values()),
-                )
-            )
-        for region, name in stored.items():
-            self.journals[region].directory(name)
         self.lease.renew()
         advance_slot(connection, self.slot, decoder.end)
         slot = read_slot(connection, self.slot)
@@ -528,12 +409,12 @@ class _Drain:
             window.fence.time,
             window.chain.fence.time if window.chain and window.chain.fence else None,
             len(decoder.transactions),
-            sum(blocks.changes.values()),
-            len(events),
-            tuple(sorted(coverage)),
-            tuple(sorted(window.before.readings.keys() - coverage.keys())),
+            sum(region.changes for region in stored.regions),
+            stored.events,
+            stored.covered,
+            tuple(sorted(window.before.readings.keys() - set(stored.covered))),
             {**window.before.left_out, **published.refused},
-            tuple(figures),
+            stored.regions,
             broken.why if broken else None,
             (published.trouble,) if change is None else change.statements,
             slot.held_bytes if slot else 0,
@@ -552,34 +433,3 @@ def _count(connection: Connection, plan: Plan) -> CountRows:
         return count_rows(connection, route.table.table, route.link, (followed, index.columns), keys, within_s)
 
     return count
-
-
-def _emptied(happenings: Sequence[Happening], window: _Window, decoder: Decoder) -> dict[str, int]:
-    """The commit that emptied a table first, by its full name."""
-    found: dict[str, int] = {}
-    for one in happenings:
-        if one.kind is EventKind.TRUNCATED:
-            found.setdefault(window.before.plan.routes[one.table].name, decoder.transactions.commits[one.transaction])
-    return found
-
-
-def _events(happenings: Sequence[Happening], window: _Window, decoder: Decoder, region: str) -> Iterator[Event]:
-    """What concerns the tenants of a region: events of all tenants, of its own, and of those that are not listed."""
-    at, plan, places = decoder.transactions, window.before.plan, window.places
-    for one in happenings:
-        tenants = None
-        if one.tenants is not None:
-            found = [places.of(tenant) for tenant in sorted(one.tenants)]
-            tenants = tuple(place.tenant for place in found if place.region in (region, None))
-            if not tenants:
-                continue
-        number = one.transaction
-        yield Event(
-            at.commits[number],
-            one.kind.value,
-            plan.routes[one.table].name,
-            tenants,
-            one.why,
-            at.xids[number],
-            at.times[number],
-        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.journal.key_states import KeyState, KeyStates
 from sbh_pipelines.errors import JournalGap
-from sbh_pipelines.repository.journal.changes import UNCHANGED, Change, Layout, Op, Transaction
+from sbh_pipelines.repository.journal.segments.changes import UNCHANGED, Change, Layout, Op, Transaction
 
 Told = tuple[Sequence[Layout], Transaction]
 """A transaction, with the layouts that its changes count in: those of its segment."""

@@ -13,8 +13,8 @@ from sbh_pipelines.database.journal.server import journal_session, read_life
 from sbh_pipelines.database.journal.slot import drop_slot, read_slot
 from sbh_pipelines.database.session.targets import journal_database
 from sbh_pipelines.errors import StoreError
-from sbh_pipelines.repository.journal.changes import microseconds_of
 from sbh_pipelines.repository.journal.gaps import Gap
+from sbh_pipelines.repository.journal.segments.changes import microseconds_of
 
 DROPPED = "dropped"
 

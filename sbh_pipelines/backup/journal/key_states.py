@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from sbh_pipelines.repository.journal.room import room
+from sbh_pipelines.repository.journal.segments.room import room
 
 MOST_BYTES = 64 << 20
 _OVERHEAD = 400  # bytes of an entry beside its texts, about

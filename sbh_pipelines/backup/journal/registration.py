@@ -12,7 +12,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.model import Tenant
-from sbh_pipelines.repository.journal.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 from sbh_pipelines.repository.seal import Sealer
 
 

@@ -13,9 +13,9 @@ from sbh_pipelines.database.journal.server import ServerLife
 from sbh_pipelines.database.journal.slot import PLUGIN, SlotState
 from sbh_pipelines.errors import SlotTrouble
 from sbh_pipelines.model import Clock
-from sbh_pipelines.repository.journal.changes import lsn_text
 from sbh_pipelines.repository.journal.gaps import Gap
 from sbh_pipelines.repository.journal.journal import Journal
+from sbh_pipelines.repository.journal.segments.changes import lsn_text
 from sbh_pipelines.repository.journal.slot_marks import SlotMark
 
 _SYSTEM_ID = 0xFFFFFFFFFFFFFFFF

@@ -28,7 +28,7 @@ from sbh_pipelines.database.schema.definition import read_definitions, read_fram
 from sbh_pipelines.database.schema.tenancy import MappedTable, survey_map
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import PrivilegeMissing, SourceConflict
-from sbh_pipelines.repository.journal.makeup import MadeColumn, Makeup
+from sbh_pipelines.repository.journal.segments.makeup import MadeColumn, Makeup
 from sbh_pipelines.settings import Settings
 
 _DIGITS = 16

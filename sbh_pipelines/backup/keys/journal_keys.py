@@ -17,7 +17,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject, ObjectMissing
 from sbh_pipelines.model import Tenant, timestamp
 from sbh_pipelines.repository import lease as leases
-from sbh_pipelines.repository.journal.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 
 _DAILY = timedelta(
     days=1

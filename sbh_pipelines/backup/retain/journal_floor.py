@@ -22,10 +22,10 @@ from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError, UnknownBackup
 from sbh_pipelines.model import HousedTenant, parse_timestamp
 from sbh_pipelines.repository.catalog.owners import slug_of
-from sbh_pipelines.repository.journal.cover import plan_cover
 from sbh_pipelines.repository.journal.journal import Journal, Listing
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
-from sbh_pipelines.repository.journal.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.cover import plan_cover
+from sbh_pipelines.repository.journal.segments.names import Incarnation, SegmentName
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 from sbh_pipelines.repository.repository import Repository
 
 GRACE = timedelta(days=1)

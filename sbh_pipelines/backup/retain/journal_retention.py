@@ -26,7 +26,7 @@ from sbh_pipelines.repository import lease as leases
 from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 
 LEASE = "upkeep-"  # before the name of the lease: drains have one of their own
 _LEASE_S = 120.0

@@ -22,7 +22,7 @@ from sbh_pipelines.backup.service.gate import Gate
 from sbh_pipelines.errors import CorruptObject, LeaseHeld, NotJournaled, UnknownBackup
 from sbh_pipelines.model import BackupId, ProgressSink, Tenant, no_progress
 from sbh_pipelines.repository.journal.gaps import Gap
-from sbh_pipelines.repository.journal.room import moment_folder
+from sbh_pipelines.repository.journal.segments.room import moment_folder
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.policy import UserContext
 

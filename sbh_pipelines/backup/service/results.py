@@ -23,7 +23,7 @@ from sbh_pipelines.backup.health.findings import Finding
 from sbh_pipelines.backup.health.observation import NewestDrill
 from sbh_pipelines.backup.health.report import BackupMetrics, HealthReport
 from sbh_pipelines.backup.health.storage import StorageReport, StoredBytes, TenantStorage
-from sbh_pipelines.backup.journal.drain import DrainResult
+from sbh_pipelines.backup.journal.drain_result import DrainResult
 from sbh_pipelines.backup.journal.giving_up import GivenUp
 from sbh_pipelines.backup.journal.view.recovery_windows import (
     MomentWindow,

@@ -9,7 +9,7 @@ from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.catalog.erased import ERASED, erased_slug, is_erased
 from sbh_pipelines.repository.catalog.owners import slug_of
 from sbh_pipelines.repository.format import Keys
-from sbh_pipelines.repository.journal.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 
 
 def maybe_erased(site: Site, region: str) -> set[str]:

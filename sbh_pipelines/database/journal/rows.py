@@ -7,7 +7,7 @@ from sbh_pipelines.database.journal.messages import UNSENT, Field
 
 NULL = rb"\N"
 UNCHANGED = rb"\u"
-"""In place of a value that was not sent. COPY never writes it: the segments' format (`repository/journal/changes.py`) has it."""
+"""In place of a value that was not sent. COPY never writes it; `repository/journal/segments/changes.py` has it."""
 
 _SPECIAL_BUT_TAB = re.compile(rb"[\\\x08\x0a-\x0d]")  # all but the tab, which stands between fields as well
 _SPECIAL = re.compile(rb"[\\\x08-\x0d]")

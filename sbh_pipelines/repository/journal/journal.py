@@ -21,19 +21,19 @@ from sbh_pipelines.errors import (
 )
 from sbh_pipelines.model import Clock
 from sbh_pipelines.repository.bounds import MOST_SEGMENTS, all_below, too_many
-from sbh_pipelines.repository.journal.cover import Cover, plan_cover
-from sbh_pipelines.repository.journal.directory import (
+from sbh_pipelines.repository.journal.gaps import Gap
+from sbh_pipelines.repository.journal.public_keys import PublicKeys
+from sbh_pipelines.repository.journal.sealed_objects import CatalogKey, SealedObjects
+from sbh_pipelines.repository.journal.segments.cover import Cover, plan_cover
+from sbh_pipelines.repository.journal.segments.directory import (
     SEGMENT_REMEDY,
     BlockRef,
     Directory,
     SegmentFacts,
     unpack_directory,
 )
-from sbh_pipelines.repository.journal.gaps import Gap
-from sbh_pipelines.repository.journal.names import GAPS, KEYS, SLOTS, SegmentName
-from sbh_pipelines.repository.journal.public_keys import PublicKeys
-from sbh_pipelines.repository.journal.sealed_objects import CatalogKey, SealedObjects
-from sbh_pipelines.repository.journal.segment import TRAILER_BYTES, WHOLE_BYTES, SegmentWriter, unpack_trailer
+from sbh_pipelines.repository.journal.segments.names import GAPS, KEYS, SLOTS, SegmentName
+from sbh_pipelines.repository.journal.segments.segment import TRAILER_BYTES, WHOLE_BYTES, SegmentWriter, unpack_trailer
 from sbh_pipelines.repository.journal.slot_marks import SlotMarks
 from sbh_pipelines.repository.seal import JOURNAL
 from sbh_pipelines.stores.base import ObjectStore

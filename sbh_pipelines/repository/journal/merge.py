@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import IO
 
 from sbh_pipelines.errors import CorruptObject
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.cover import Stretch
-from sbh_pipelines.repository.journal.directory import SEGMENT_REMEDY, Coverage, Directory, Event, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
-from sbh_pipelines.repository.journal.room import room
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.cover import Stretch
+from sbh_pipelines.repository.journal.segments.directory import SEGMENT_REMEDY, Coverage, Directory, Event, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import SegmentName
+from sbh_pipelines.repository.journal.segments.room import room
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 
 
 @dataclass(frozen=True, slots=True)

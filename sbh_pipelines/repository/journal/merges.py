@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from sbh_pipelines.errors import ObjectMissing, RepositoryError
-from sbh_pipelines.repository.journal.cover import Stretch, plan_cover
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.cover import Stretch, plan_cover
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 
 LEVELS = (12, 24)
 """How many segments make one of the next level: of drains each five minutes an hour, then a day."""

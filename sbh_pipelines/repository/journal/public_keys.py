@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported, ObjectMissing, RepositoryError, SbhError
 from sbh_pipelines.repository.format import FIRST_EPOCH, LAST_EPOCH
-from sbh_pipelines.repository.journal.block import PUBLIC_BYTES
-from sbh_pipelines.repository.journal.public_key import PublicKey
 from sbh_pipelines.repository.journal.sealed_objects import SealedObjects
+from sbh_pipelines.repository.journal.segments.block import PUBLIC_BYTES
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 
 _VERSION = 1
 _OBJECT_KEYS = 20_000  # in an object: some 4 MiB of plaintext

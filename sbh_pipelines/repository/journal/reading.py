@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from sbh_pipelines.repository.journal.block import decode_transactions
-from sbh_pipelines.repository.journal.changes import Layout, Transaction
-from sbh_pipelines.repository.journal.directory import Directory
 from sbh_pipelines.repository.journal.journal import Journal
+from sbh_pipelines.repository.journal.segments.block import decode_transactions
+from sbh_pipelines.repository.journal.segments.changes import Layout, Transaction
+from sbh_pipelines.repository.journal.segments.directory import Directory
 from sbh_pipelines.repository.seal import Sealer
 
 

@@ -12,8 +12,8 @@ from sbh_pipelines.backup.journal.routing.tenant_blocks import TenantBlocks
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import NotJournaled, SourceError
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.repository.journal.changes import Op
 from sbh_pipelines.repository.journal.gaps import PREDICTION_FAILED, Gap
+from sbh_pipelines.repository.journal.segments.changes import Op
 from sbh_pipelines_tests.backup.create.test_journal_incremental import BOTH, CHANGES, TABLES, folding, server
 from sbh_pipelines_tests.support.application import ADMIN
 from sbh_pipelines_tests.support.folding import Folding

@@ -12,8 +12,8 @@ from sbh_pipelines.backup.journal.view.standing import Newest, Standing, standin
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.repository.journal.changes import moment_text
 from sbh_pipelines.repository.journal.gaps import PREDICTION_FAILED, Gap
+from sbh_pipelines.repository.journal.segments.changes import moment_text
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ADMIN
 from sbh_pipelines_tests.support.folding import Folding

@@ -17,8 +17,8 @@ from sbh_pipelines.backup.journal.giving_up import give_up
 from sbh_pipelines.backup.journal.guard import look_ahead
 from sbh_pipelines.database.journal.fence import place_fence
 from sbh_pipelines.errors import JournalGap, SlotTrouble, SourceConflict, StoreUnavailable
-from sbh_pipelines.repository.journal.block import public_of
-from sbh_pipelines.repository.journal.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.block import public_of
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 from sbh_pipelines_tests.support.effort import either
 from sbh_pipelines_tests.support.journal import QUERIES, SCHEMA, Journaled, Rows, journal_of, logical_server
 from sbh_pipelines_tests.support.own_server import OwnServer, wait_for

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.repository.journal.changes import Op
+from sbh_pipelines.repository.journal.segments.changes import Op
 from sbh_pipelines_tests.backup.journal.test_drain import Killed, Mortal
 from sbh_pipelines_tests.support.effort import examples
 from sbh_pipelines_tests.support.journal import QUERIES, REGIONS, Journaled, Rows, journal_of, logical_server, merged

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.backup.journal.fold import KeyResult, Merge, Told, filled, merge_changes
 from sbh_pipelines.errors import JournalGap
-from sbh_pipelines.repository.journal.changes import UNCHANGED, Change, Layout, Op, Transaction
+from sbh_pipelines.repository.journal.segments.changes import UNCHANGED, Change, Layout, Op, Transaction
 
 LAYOUT = Layout("public.docs", ("n", "body", "name", "extra"), ("name", "n"), "f00d", "UTF8")
 Key = tuple[bytes, bytes]

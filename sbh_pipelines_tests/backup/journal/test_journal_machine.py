@@ -35,9 +35,9 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import NotJournaled, SbhError
 from sbh_pipelines.model import utc_now
-from sbh_pipelines.repository.journal.changes import parse_lsn
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.changes import parse_lsn
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 from sbh_pipelines_tests.backup.create.test_crash import Death, Killed, struck
 from sbh_pipelines_tests.support.application import ADMIN
 from sbh_pipelines_tests.support.effort import SECONDS

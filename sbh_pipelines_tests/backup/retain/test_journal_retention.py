@@ -14,13 +14,13 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import AccessDenied, PruneRefused
 from sbh_pipelines.model import RecoveryPoint, Tenant
 from sbh_pipelines.repository import lease as leases
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.cover import plan_cover
-from sbh_pipelines.repository.journal.directory import Coverage, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.gaps import Gap
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
-from sbh_pipelines.repository.journal.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.cover import plan_cover
+from sbh_pipelines.repository.journal.segments.directory import Coverage, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import Incarnation, SegmentName
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.create.test_crash import Clock
 from sbh_pipelines_tests.backup.retain.test_prune import DAY, KEEP_ALL, SMALL

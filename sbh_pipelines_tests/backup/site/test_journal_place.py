@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from sbh_pipelines.errors import CorruptObject, ResidencyError, TenantErased, UnknownBackup
-from sbh_pipelines.repository.journal.block import BlockBuffer
-from sbh_pipelines.repository.journal.changes import Change, Op
 from sbh_pipelines.repository.journal.gaps import Gap
-from sbh_pipelines.repository.journal.public_key import PublicKey
 from sbh_pipelines.repository.journal.reading import read_transactions
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.block import BlockBuffer
+from sbh_pipelines.repository.journal.segments.changes import Change, Op
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 from sbh_pipelines.repository.lease import acquire
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines_tests.repository.journal.journals import INCARNATION, facts_of

@@ -4,14 +4,14 @@ import os
 from datetime import UTC, datetime
 
 from sbh_pipelines.model import Clock
-from sbh_pipelines.repository.journal.block import BlockBuffer
-from sbh_pipelines.repository.journal.changes import Change, Layout, Op, Transaction
-from sbh_pipelines.repository.journal.directory import Coverage, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal, open_journal
-from sbh_pipelines.repository.journal.names import SegmentName
-from sbh_pipelines.repository.journal.public_key import PublicKey
 from sbh_pipelines.repository.journal.reading import read_transactions
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.block import BlockBuffer
+from sbh_pipelines.repository.journal.segments.changes import Change, Layout, Op, Transaction
+from sbh_pipelines.repository.journal.segments.directory import Coverage, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import SegmentName
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 from sbh_pipelines.repository.seal import Sealer
 from sbh_pipelines.stores.base import ObjectStore
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
 from sbh_pipelines.repository.compression import compress
-from sbh_pipelines.repository.journal.block import (
+from sbh_pipelines.repository.journal.segments.block import (
     BLOCK_OVERHEAD,
     BlockBuffer,
     Origin,
@@ -19,7 +19,7 @@ from sbh_pipelines.repository.journal.block import (
     public_of,
     seal_block,
 )
-from sbh_pipelines.repository.journal.changes import UNCHANGED, Change, Op, Transaction
+from sbh_pipelines.repository.journal.segments.changes import UNCHANGED, Change, Op, Transaction
 from sbh_pipelines.repository.seal import Sealer
 
 _POSITIONS = st.integers(0, 2**64 - 1)

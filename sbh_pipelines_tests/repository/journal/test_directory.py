@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
-from sbh_pipelines.repository.journal.block import BlockFacts, Origin
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.directory import (
+from sbh_pipelines.repository.journal.segments.block import BlockFacts, Origin
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.directory import (
     BlockRef,
     Coverage,
     Event,
@@ -21,8 +21,8 @@ from sbh_pipelines.repository.journal.directory import (
     tenant_line,
     unpack_directory,
 )
-from sbh_pipelines.repository.journal.makeup import MadeColumn, Makeup
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.makeup import MadeColumn, Makeup
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 from sbh_pipelines_tests.repository.journal.journals import INCARNATION, REGION, facts_of
 
 _TEXT = st.text(max_size=12)

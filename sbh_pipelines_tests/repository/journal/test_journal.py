@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported, JournalError
-from sbh_pipelines.repository.journal import segment as segment_module
-from sbh_pipelines.repository.journal.block import BlockBuffer
-from sbh_pipelines.repository.journal.directory import SegmentFacts
 from sbh_pipelines.repository.journal.gaps import Gap
-from sbh_pipelines.repository.journal.names import SegmentName
 from sbh_pipelines.repository.journal.reading import read_transactions
-from sbh_pipelines.repository.journal.segment import WHOLE_BYTES, SegmentWriter
+from sbh_pipelines.repository.journal.segments import segment as segment_module
+from sbh_pipelines.repository.journal.segments.block import BlockBuffer
+from sbh_pipelines.repository.journal.segments.directory import SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import SegmentName
+from sbh_pipelines.repository.journal.segments.segment import WHOLE_BYTES, SegmentWriter
 from sbh_pipelines_tests.repository.journal.journals import (
     INCARNATION,
     LATER,

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sbh_pipelines.repository.journal.makeup import MadeColumn, Makeup, between, goes_on, places
+from sbh_pipelines.repository.journal.segments.makeup import MadeColumn, Makeup, between, goes_on, places
 
 KEY = MadeColumn(1, "id", 20, -1, "bigint", "k20", "", True, "", None, True)
 NAMES, TYPES = ("a", "b", "c"), (23, 25)

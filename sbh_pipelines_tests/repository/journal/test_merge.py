@@ -8,12 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.errors import CorruptObject
-from sbh_pipelines.repository.journal.cover import Stretch, chain_end, plan_cover
-from sbh_pipelines.repository.journal.directory import Coverage, Event, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal
 from sbh_pipelines.repository.journal.merge import merge
 from sbh_pipelines.repository.journal.merges import SUPERSEDED_FOR, merges_due, remove_superseded
 from sbh_pipelines.repository.journal.reading import read_transactions
+from sbh_pipelines.repository.journal.segments.cover import Stretch, chain_end, plan_cover
+from sbh_pipelines.repository.journal.segments.directory import Coverage, Event, FencePoint, SegmentFacts
 from sbh_pipelines_tests.repository.journal.journals import (
     INCARNATION,
     LAYOUT,

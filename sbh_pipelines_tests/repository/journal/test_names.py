@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.errors import TooManyObjects
 from sbh_pipelines.repository.journal import journal as journal_module
-from sbh_pipelines.repository.journal.cover import chain_end, plan_cover
 from sbh_pipelines.repository.journal.gaps import Gap
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
+from sbh_pipelines.repository.journal.segments.cover import chain_end, plan_cover
+from sbh_pipelines.repository.journal.segments.names import Incarnation, SegmentName
 from sbh_pipelines.repository.journal.slot_marks import SlotMark
 from sbh_pipelines_tests.repository.journal.journals import (
     INCARNATION,

@@ -9,9 +9,9 @@ import pytest
 
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import CorruptObject, ObjectMissing
-from sbh_pipelines.repository.journal.block import BlockBuffer
 from sbh_pipelines.repository.journal.journal import Journal, open_journal
-from sbh_pipelines.repository.journal.segment import WHOLE_BYTES, SegmentWriter
+from sbh_pipelines.repository.journal.segments.block import BlockBuffer
+from sbh_pipelines.repository.journal.segments.segment import WHOLE_BYTES, SegmentWriter
 from sbh_pipelines.stores.local import open_local
 from sbh_pipelines.stores.object_store import Store
 from sbh_pipelines_tests.repository.journal.journals import (

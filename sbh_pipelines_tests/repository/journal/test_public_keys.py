@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing
-from sbh_pipelines.repository.journal.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 from sbh_pipelines_tests.repository.journal.journals import PREFIX, CatalogKeyInMemory, TenantKeys, journal_on
 from sbh_pipelines_tests.support.memory_store import MemoryStore
 

@@ -15,11 +15,11 @@ import pytest
 
 from sbh_pipelines.backup.create.moment.references import References
 from sbh_pipelines.errors import NoRoom
-from sbh_pipelines.repository.journal.room import moment_folder
+from sbh_pipelines.repository.journal.segments.room import moment_folder
 
 _KILLED = """
 import os, signal
-from sbh_pipelines.repository.journal.room import moment_folder
+from sbh_pipelines.repository.journal.segments.room import moment_folder
 with moment_folder() as folder:
     (folder / "rows").write_bytes(b"x")
     os.kill(os.getpid(), signal.SIGKILL)

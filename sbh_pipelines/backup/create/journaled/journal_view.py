@@ -15,10 +15,10 @@ from sbh_pipelines.backup.journal.window.window import DAMAGED, Answer, Reader, 
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import RecoveryPoint, Tenant
-from sbh_pipelines.repository.journal.changes import microseconds_of
-from sbh_pipelines.repository.journal.directory import Directory
 from sbh_pipelines.repository.journal.gaps import PREDICTION_FAILED
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.changes import microseconds_of
+from sbh_pipelines.repository.journal.segments.directory import Directory
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 from sbh_pipelines.repository.seal import Sealer
 
 TOO_MUCH = "more was changed than it is worth to go through one by one"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from sbh_pipelines.backup.journal.fold import KeyResult, Merge
 from sbh_pipelines.backup.journal.window.snapshot import Snapshot
 from sbh_pipelines.errors import JournalGap
-from sbh_pipelines.repository.journal.changes import Layout, Transaction
+from sbh_pipelines.repository.journal.segments.changes import Layout, Transaction
 
 CONTRADICTS = "the journal contradicts itself"
 

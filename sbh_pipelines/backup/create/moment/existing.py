@@ -6,8 +6,8 @@ from sbh_pipelines.backup.contents.manifest import Manifest
 from sbh_pipelines.backup.contents.moment_facts import MomentFacts
 from sbh_pipelines.backup.create.moment.way.choice import MomentChoice
 from sbh_pipelines.model import parse_timestamp
-from sbh_pipelines.repository.journal.changes import microseconds_of, parse_lsn
 from sbh_pipelines.repository.journal.gaps import Gap
+from sbh_pipelines.repository.journal.segments.changes import microseconds_of, parse_lsn
 
 
 def existing(manifests: Sequence[Manifest], choice: MomentChoice) -> list[Manifest]:

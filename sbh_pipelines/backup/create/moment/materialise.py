@@ -34,8 +34,8 @@ from sbh_pipelines.model import (
     parse_timestamp,
 )
 from sbh_pipelines.repository.format import DATABASE
-from sbh_pipelines.repository.journal.changes import commit_time, lsn_text
-from sbh_pipelines.repository.journal.room import moment_folder
+from sbh_pipelines.repository.journal.segments.changes import commit_time, lsn_text
+from sbh_pipelines.repository.journal.segments.room import moment_folder
 from sbh_pipelines.repository.pack import PackPipeline, pipeline, written
 
 STEP = "moment"

@@ -14,7 +14,7 @@ from sbh_pipelines.backup.create.moment.way.told import Remake
 from sbh_pipelines.database.schema.key_hash import unescape
 from sbh_pipelines.database.schema.table_header import TableHeader
 from sbh_pipelines.database.session.encodings import to_utf8
-from sbh_pipelines.repository.journal.room import room
+from sbh_pipelines.repository.journal.segments.room import room
 from sbh_pipelines.repository.pack import PackWriter
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.settings import Settings

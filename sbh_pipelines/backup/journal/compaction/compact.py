@@ -9,9 +9,9 @@ from sbh_pipelines.backup.journal.compaction.plan import DAY, HOUR, Group, Sourc
 from sbh_pipelines.backup.journal.compaction.retired import outermost
 from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import CorruptObject, JournalError, ObjectMissing, SbhError, StoreError
-from sbh_pipelines.repository.journal.cover import Stretch, plan_cover
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.cover import Stretch, plan_cover
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 
 _STILL_WRITTEN = timedelta(hours=1)  # after the end of an hour that no later segment follows
 _AHEAD = 9  # directories asked for and not yet looked at

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.cover import Stretch
-from sbh_pipelines.repository.journal.directory import (
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.cover import Stretch
+from sbh_pipelines.repository.journal.segments.directory import (
     BlockRef,
     Coverage,
     Directory,
@@ -12,7 +12,7 @@ from sbh_pipelines.repository.journal.directory import (
     FencePoint,
     SegmentFacts,
 )
-from sbh_pipelines.repository.journal.makeup import Makeup
+from sbh_pipelines.repository.journal.segments.makeup import Makeup
 
 
 class MergedFacts:

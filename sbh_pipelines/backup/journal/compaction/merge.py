@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from sbh_pipelines.backup.journal.compaction.facts import MergedFacts, Renumbered
 from sbh_pipelines.backup.journal.compaction.plan import Group
-from sbh_pipelines.repository.journal.directory import BlockRef, Directory
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.directory import BlockRef, Directory
+from sbh_pipelines.repository.journal.segments.names import SegmentName
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 
 _BATCH_BYTES = 16 << 20  # of blocks in memory
 _BATCH_BLOCKS = 4_000

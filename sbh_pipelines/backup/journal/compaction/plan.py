@@ -7,7 +7,7 @@ are those of the server's clock, by the last fence of each segment; where that c
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sbh_pipelines.repository.journal.cover import Stretch
+from sbh_pipelines.repository.journal.segments.cover import Stretch
 
 HOUR, DAY = 1, 2  # levels: what a drain wrote is of level 0
 LAST_LEVEL = 99  # as the names of segments have two digits for it

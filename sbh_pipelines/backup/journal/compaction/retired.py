@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from sbh_pipelines.repository.journal.cover import plan_cover
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.cover import plan_cover
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 
 RETIRED_FOR = timedelta(days=1)  # whoever planned a reading before the merged segment was there is done by then
 

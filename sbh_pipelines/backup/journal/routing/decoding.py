@@ -26,8 +26,8 @@ from sbh_pipelines.database.journal.messages import (
     Update,
 )
 from sbh_pipelines.database.journal.rows import line
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.makeup import Makeup, between
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.makeup import Makeup, between
 
 Picker = Callable[[Fields], Fields]
 

@@ -7,7 +7,7 @@ as a `Record`. What flows are plain tuples of their fields, of 6 and of 12; the 
 from typing import Final, NamedTuple
 
 from sbh_pipelines.backup.journal.routing.routes import Key, Link
-from sbh_pipelines.repository.journal.changes import Change, Op
+from sbh_pipelines.repository.journal.segments.changes import Change, Op
 
 INSERT, UPDATE, DELETE = b"I", b"U", b"D"
 

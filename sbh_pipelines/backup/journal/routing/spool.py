@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sbh_pipelines.errors import JournalError
-from sbh_pipelines.repository.journal.room import room
+from sbh_pipelines.repository.journal.segments.room import room
 
 FRAME_BYTES = 256 << 10
 _FLAT = 2  # of marshal: the version that does not look for the same object again

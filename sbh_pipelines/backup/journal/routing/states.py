@@ -18,7 +18,7 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from sbh_pipelines.backup.journal.routing.routes import Key, Link
-from sbh_pipelines.repository.journal.room import room
+from sbh_pipelines.repository.journal.segments.room import room
 
 MOST_IN_MEMORY = 100_000
 _CACHE_KIB = 8 << 10

@@ -8,9 +8,9 @@ one that was away for a while, and is back, has backups there that know nothing 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sbh_pipelines.repository.journal.block import BLOCK_BYTES, BlockBuffer
-from sbh_pipelines.repository.journal.public_key import PublicKey
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.block import BLOCK_BYTES, BlockBuffer
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 
 BUDGET_BYTES = 64 << 20
 MOST_SKIPPED = 100_000  # tenants that are counted one by one

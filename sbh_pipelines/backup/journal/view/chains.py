@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from sbh_pipelines.backup.journal.view.windows import Chain
 from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError
-from sbh_pipelines.repository.journal.cover import Stretch, plan_cover
-from sbh_pipelines.repository.journal.directory import Directory, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal, Listing
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
+from sbh_pipelines.repository.journal.segments.cover import Stretch, plan_cover
+from sbh_pipelines.repository.journal.segments.directory import Directory, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import Incarnation, SegmentName
 
 _FIRST, _MOST = 2, 32  # directories that are read at once: few, for who wants the newest only, then more and more
 

@@ -14,7 +14,7 @@ from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import SbhError, UnknownBackup
 from sbh_pipelines.model import RecoveryPoint, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.catalog.records import TenantRecord
-from sbh_pipelines.repository.journal.changes import commit_time, microseconds_of, moment_text
+from sbh_pipelines.repository.journal.segments.changes import commit_time, microseconds_of, moment_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,9 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.session.encodings import parsable, printable, to_utf8
 from sbh_pipelines.errors import CorruptObject, InvalidId, SbhError, UnknownBackup
 from sbh_pipelines.model import Tenant, timestamp
-from sbh_pipelines.repository.journal.changes import (
+from sbh_pipelines.repository.journal.journal import Journal
+from sbh_pipelines.repository.journal.reading import read_transactions
+from sbh_pipelines.repository.journal.segments.changes import (
     UNCHANGED,
     Change,
     Layout,
@@ -25,9 +27,7 @@ from sbh_pipelines.repository.journal.changes import (
     microseconds_of,
     moment_text,
 )
-from sbh_pipelines.repository.journal.directory import TenantBlocks
-from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.reading import read_transactions
+from sbh_pipelines.repository.journal.segments.directory import TenantBlocks
 from sbh_pipelines.repository.seal import Sealer
 
 MASKED = "***"

@@ -19,9 +19,9 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError
 from sbh_pipelines.model import BackupId, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.repository.catalog.records import TenantRecord
-from sbh_pipelines.repository.journal.changes import microseconds_of
-from sbh_pipelines.repository.journal.cover import plan_cover
 from sbh_pipelines.repository.journal.journal import Journal, Listing
+from sbh_pipelines.repository.journal.segments.changes import microseconds_of
+from sbh_pipelines.repository.journal.segments.cover import plan_cover
 
 _READ_ANEW_S = 6 * 3600.0  # segments go meanwhile, by compaction and retention
 _LONGEST_US = (

@@ -8,10 +8,10 @@ from sbh_pipelines.database.journal.server import journal_session
 from sbh_pipelines.database.journal.slot import SlotSpill, SlotState, read_left_slot, read_slot, read_spill
 from sbh_pipelines.database.session.targets import journal_database
 from sbh_pipelines.errors import CorruptObject, ObjectMissing, SbhError
-from sbh_pipelines.repository.journal.changes import commit_time, lsn_text, moment_text
-from sbh_pipelines.repository.journal.directory import SegmentFacts
 from sbh_pipelines.repository.journal.gaps import Gap
 from sbh_pipelines.repository.journal.journal import Journal, Listing
+from sbh_pipelines.repository.journal.segments.changes import commit_time, lsn_text, moment_text
+from sbh_pipelines.repository.journal.segments.directory import SegmentFacts
 
 
 @dataclass(frozen=True, slots=True)

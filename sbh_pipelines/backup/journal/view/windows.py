@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sbh_pipelines.repository.journal.directory import Coverage, Event, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.gaps import Gap
-from sbh_pipelines.repository.journal.names import Incarnation
+from sbh_pipelines.repository.journal.segments.directory import Coverage, Event, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import Incarnation
 
 
 class Span(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Self
 
 from sbh_pipelines.backup.journal.window.snapshot import Snapshot
 from sbh_pipelines.model import RecoveryPoint
-from sbh_pipelines.repository.journal.changes import parse_lsn
-from sbh_pipelines.repository.journal.directory import FencePoint
+from sbh_pipelines.repository.journal.segments.changes import parse_lsn
+from sbh_pipelines.repository.journal.segments.directory import FencePoint
 
 
 class Horizon:

@@ -4,10 +4,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sbh_pipelines.repository.journal.cover import Stretch, plan_cover
-from sbh_pipelines.repository.journal.directory import Directory, FencePoint
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
+from sbh_pipelines.repository.journal.segments.cover import Stretch, plan_cover
+from sbh_pipelines.repository.journal.segments.directory import Directory, FencePoint
+from sbh_pipelines.repository.journal.segments.names import Incarnation, SegmentName
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from sbh_pipelines.backup.journal.window.snapshot import Snapshot
 from sbh_pipelines.backup.journal.window.tail import Piece, Tail
 from sbh_pipelines.errors import JournalGap, SbhError
 from sbh_pipelines.model import RecoveryPoint
-from sbh_pipelines.repository.journal.block import decode_transactions
-from sbh_pipelines.repository.journal.changes import Layout, Transaction
-from sbh_pipelines.repository.journal.directory import BlockRef, Coverage, Directory, Event
 from sbh_pipelines.repository.journal.gaps import Gap
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.block import decode_transactions
+from sbh_pipelines.repository.journal.segments.changes import Layout, Transaction
+from sbh_pipelines.repository.journal.segments.directory import BlockRef, Coverage, Directory, Event
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 from sbh_pipelines.repository.seal import Sealer
 
 _READ_BYTES = 8 << 20  # sealed blocks in memory

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.backup.contents.manifests import ManifestCache
-from sbh_pipelines.backup.journal.drain import DrainResult, drain
+from sbh_pipelines.backup.journal.drain import drain
+from sbh_pipelines.backup.journal.drain_result import DrainResult
 from sbh_pipelines.backup.journal.giving_up import GivenUp, give_up
 from sbh_pipelines.backup.journal.registration import Registered, register_tenants
 from sbh_pipelines.backup.journal.view.recovery_windows import RecoveryWindows, recovery_windows

@@ -16,7 +16,7 @@ from sbh_pipelines.backup.contents.stored_table import read_table
 from sbh_pipelines.backup.create.moment.way.target import Target
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.model import TenantId, utc_now
-from sbh_pipelines.repository.journal.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.journal import SCHEMA, Journaled, Rows
 from sbh_pipelines_tests.support.own_server import OwnServer

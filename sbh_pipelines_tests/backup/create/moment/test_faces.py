@@ -13,8 +13,8 @@ from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import AccessDenied, MomentOutOfReach, NotJournaled
 from sbh_pipelines.model import TenantId, utc_now
-from sbh_pipelines.repository.journal.changes import microseconds_of, parse_lsn
 from sbh_pipelines.repository.journal.gaps import PREDICTION_FAILED, Gap
+from sbh_pipelines.repository.journal.segments.changes import microseconds_of, parse_lsn
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.create.moment.recovered import ADMIN, Recovered, recovered_application
 from sbh_pipelines_tests.support.journal import logical_server

@@ -26,7 +26,7 @@ from sbh_pipelines.embedded.servers.layout import Layout
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import AccessDenied, ApprovalNeeded, MomentOutOfReach, NotPrimary, SlotTrouble
 from sbh_pipelines.model import TenantId
-from sbh_pipelines.repository.journal.changes import commit_time
+from sbh_pipelines.repository.journal.segments.changes import commit_time
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import CopySettings, Settings
 from sbh_pipelines.settings.places.copies import with_primary

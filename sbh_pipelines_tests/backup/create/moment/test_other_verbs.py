@@ -13,7 +13,7 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers import postgres
 from sbh_pipelines.errors import ApprovalNeeded, InvalidId, JournalGap, NotJournaled
 from sbh_pipelines.model import TenantId, utc_now
-from sbh_pipelines.repository.journal.changes import Change, Layout, Op
+from sbh_pipelines.repository.journal.segments.changes import Change, Layout, Op
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.backup.create.moment.recovered import ADMIN, Kept, Recovered, recovered_application
 from sbh_pipelines_tests.support.journal import logical_server

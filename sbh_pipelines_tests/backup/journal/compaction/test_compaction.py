@@ -9,12 +9,12 @@ from sbh_pipelines.backup.journal.compaction import merge, plan
 from sbh_pipelines.backup.journal.compaction.compact import Compaction, Erased
 from sbh_pipelines.backup.journal.compaction.plan import DAY, HOUR, Source, plan_groups
 from sbh_pipelines.errors import CorruptObject, StoreUnavailable
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.cover import Stretch
-from sbh_pipelines.repository.journal.directory import Coverage, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
 from sbh_pipelines.repository.journal.reading import read_transactions
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.cover import Stretch
+from sbh_pipelines.repository.journal.segments.directory import Coverage, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 from sbh_pipelines_tests.backup.journal.compaction.timed_store import TimedStore
 from sbh_pipelines_tests.repository.journal.journals import (
     INCARNATION,

@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from sbh_pipelines.backup.journal.compaction.compact import Compaction, Erased
 from sbh_pipelines.backup.journal.compaction.retired import RETIRED_FOR, retired
 from sbh_pipelines.backup.retain.journal_floor import LONGEST_WAIT, Need, Needs, outdated
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.directory import Coverage, Event, FencePoint, SegmentFacts
-from sbh_pipelines.repository.journal.names import Incarnation
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.directory import Coverage, Event, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import Incarnation
 from sbh_pipelines_tests.backup.journal.compaction.timed_store import TimedStore
 from sbh_pipelines_tests.repository.journal.journals import (
     CatalogKeyInMemory,

@@ -13,9 +13,9 @@ from sbh_pipelines.backup.journal.routing.spool import Spool
 from sbh_pipelines.backup.journal.routing.states import State, States
 from sbh_pipelines.cli.commands.upkeep.journal import _loop
 from sbh_pipelines.errors import NoRoom
-from sbh_pipelines.repository.journal import segment
-from sbh_pipelines.repository.journal.directory import BlockRef
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments import segment
+from sbh_pipelines.repository.journal.segments.directory import BlockRef
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 from sbh_pipelines_tests.support.full_disk import full_disk
 
 

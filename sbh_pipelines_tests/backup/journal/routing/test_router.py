@@ -15,7 +15,7 @@ from sbh_pipelines.backup.journal.routing.routes import Index, Key, Link, plan_r
 from sbh_pipelines.backup.journal.routing.spool import Spool
 from sbh_pipelines.backup.journal.routing.states import State, States
 from sbh_pipelines.database.journal.messages import Delete, Insert, Update
-from sbh_pipelines.repository.journal.changes import Op
+from sbh_pipelines.repository.journal.segments.changes import Op
 from sbh_pipelines_tests.backup.journal.routing.journal_model import MAPPED, Model, Row
 from sbh_pipelines_tests.support.effort import examples
 

@@ -12,12 +12,12 @@ from sbh_pipelines.backup.journal.view.chains import read_chains
 from sbh_pipelines.backup.journal.view.show import ShowRequest, TableCounts, show
 from sbh_pipelines.errors import InvalidId
 from sbh_pipelines.model import Tenant, TenantId
-from sbh_pipelines.repository.journal.block import BlockBuffer
-from sbh_pipelines.repository.journal.changes import Change, Layout, Op, commit_time
-from sbh_pipelines.repository.journal.directory import Coverage, Event, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.block import BlockBuffer
+from sbh_pipelines.repository.journal.segments.changes import Change, Layout, Op, commit_time
+from sbh_pipelines.repository.journal.segments.directory import Coverage, Event, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import SegmentName
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 from sbh_pipelines.settings import RestoreSettings
 from sbh_pipelines_tests.repository.journal.journals import (
     BASE,

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sbh_pipelines.backup.journal.view.windows import Base, Chain, Span, joined, reaches
-from sbh_pipelines.repository.journal.directory import Coverage, Event, FencePoint, SegmentFacts
-from sbh_pipelines.repository.journal.names import Incarnation
+from sbh_pipelines.repository.journal.segments.directory import Coverage, Event, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import Incarnation
 
 SYSTEM, TIMELINE = 7, 1
 INCARNATION = Incarnation("20260101T000000Z-0000000000000007-1-00000000", "20260101T000000Z", SYSTEM, TIMELINE)

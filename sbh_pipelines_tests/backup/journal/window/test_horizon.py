@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.backup.journal.window.horizon import Horizon
 from sbh_pipelines.backup.journal.window.snapshot import Snapshot
-from sbh_pipelines.repository.journal.directory import FencePoint
+from sbh_pipelines.repository.journal.segments.directory import FencePoint
 
 
 @dataclass

@@ -12,12 +12,12 @@ from sbh_pipelines.backup.journal.window.snapshot import Snapshot
 from sbh_pipelines.backup.journal.window.window import Answer, Reader, Window
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import RecoveryPoint
-from sbh_pipelines.repository.journal.block import BlockBuffer
-from sbh_pipelines.repository.journal.directory import Coverage, Event, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.gaps import Gap
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import SegmentName
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.block import BlockBuffer
+from sbh_pipelines.repository.journal.segments.directory import Coverage, Event, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import SegmentName
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 from sbh_pipelines_tests.repository.journal.journals import (
     BASE,
     INCARNATION,

@@ -19,8 +19,8 @@ from sbh_pipelines.backup.journal.window.snapshot import Snapshot
 from sbh_pipelines.errors import CorruptObject, UnknownBackup
 from sbh_pipelines.model import RecoveryPoint, parse_timestamp
 from sbh_pipelines.repository.catalog.records import TenantRecord
-from sbh_pipelines.repository.journal.changes import parse_lsn
-from sbh_pipelines.repository.journal.names import Incarnation
+from sbh_pipelines.repository.journal.segments.changes import parse_lsn
+from sbh_pipelines.repository.journal.segments.names import Incarnation
 from sbh_pipelines.repository.repository import Repository
 
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.errors import CorruptObject, ObjectMissing
-from sbh_pipelines.repository.journal.cover import Stretch, plan_cover
-from sbh_pipelines.repository.journal.directory import Directory, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
+from sbh_pipelines.repository.journal.segments.cover import Stretch, plan_cover
+from sbh_pipelines.repository.journal.segments.directory import Directory, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.names import Incarnation, SegmentName
 
 
 class SegmentLost(Exception):

@@ -12,10 +12,10 @@ from sbh_pipelines.backup.create.moment.way.told import Remake, TablesTold
 from sbh_pipelines.backup.journal.fold import Merge, converted
 from sbh_pipelines.backup.journal.window.horizon import Horizon
 from sbh_pipelines.errors import JournalGap
-from sbh_pipelines.repository.journal.changes import Layout, Transaction
-from sbh_pipelines.repository.journal.directory import Directory, Event, FencePoint
 from sbh_pipelines.repository.journal.gaps import Gap
 from sbh_pipelines.repository.journal.reading import read_transactions
+from sbh_pipelines.repository.journal.segments.changes import Layout, Transaction
+from sbh_pipelines.repository.journal.segments.directory import Directory, Event, FencePoint
 from sbh_pipelines.repository.seal import Sealer
 
 SealerOf = Callable[[str], Sealer]

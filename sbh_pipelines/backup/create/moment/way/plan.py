@@ -17,7 +17,7 @@ from sbh_pipelines.errors import InvalidId, SbhError
 from sbh_pipelines.model import HousedTenant, Tenant
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.journal.journal import Listing
-from sbh_pipelines.repository.journal.names import Incarnation, SegmentName
+from sbh_pipelines.repository.journal.segments.names import Incarnation, SegmentName
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.repository.seal import Sealer
 

@@ -7,7 +7,7 @@ from sbh_pipelines.backup.create.moment.way.lay import Unreached
 from sbh_pipelines.backup.create.moment.way.target import Target
 from sbh_pipelines.errors import MomentOutOfReach, SbhError
 from sbh_pipelines.model import Tenant, parse_timestamp
-from sbh_pipelines.repository.journal.changes import commit_time
+from sbh_pipelines.repository.journal.segments.changes import commit_time
 
 
 def unreached(

@@ -7,7 +7,7 @@ from typing import Self
 
 from sbh_pipelines.errors import InvalidId
 from sbh_pipelines.model import parse_moment, typed
-from sbh_pipelines.repository.journal.changes import lsn_text, parse_lsn
+from sbh_pipelines.repository.journal.segments.changes import lsn_text, parse_lsn
 
 AT = "@"
 _XID, _LSN = "xid:", "lsn:"

@@ -1,17 +1,18 @@
 """What the journal told of each table on the way from the base to the moment: all of it, or what is missing.
 
-A table may have been altered harmlessly on the way (`repository/journal/makeup.py`). When, between two fences, the journal does not
-know: at a moment the definition is the latest that a fence or a change of the tenant's own, not later than it, says.
+A table may have been altered harmlessly on the way (`repository/journal/segments/makeup.py`). When, between two fences, the
+journal does not know: at a moment the definition is the latest that a fence or a change of the tenant's own, not later than it,
+says.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sbh_pipelines.database.journal.rows import copy_field
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.directory import Coverage, Event, SegmentFacts
 from sbh_pipelines.repository.journal.gaps import Gap
-from sbh_pipelines.repository.journal.makeup import Makeup, places
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.directory import Coverage, Event, SegmentFacts
+from sbh_pipelines.repository.journal.segments.makeup import Makeup, places
 
 _ALTERED = "its definition is another than in the backup"
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.backup.create.moment.way.base import Base
 from sbh_pipelines.backup.journal.window.snapshot import Snapshot
-from sbh_pipelines.repository.journal.block import BlockBuffer
-from sbh_pipelines.repository.journal.changes import UNCHANGED, Change, Op
-from sbh_pipelines.repository.journal.directory import Coverage, Event, FencePoint, SegmentFacts
 from sbh_pipelines.repository.journal.journal import Journal
-from sbh_pipelines.repository.journal.segment import SegmentWriter
+from sbh_pipelines.repository.journal.segments.block import BlockBuffer
+from sbh_pipelines.repository.journal.segments.changes import UNCHANGED, Change, Op
+from sbh_pipelines.repository.journal.segments.directory import Coverage, Event, FencePoint, SegmentFacts
+from sbh_pipelines.repository.journal.segments.segment import SegmentWriter
 from sbh_pipelines_tests.repository.journal.journals import INCARNATION, LAYOUT, TenantKeys
 
 TABLE = LAYOUT.table

@@ -13,9 +13,9 @@ from sbh_pipelines.backup.create.moment.way.lay import Laid, Unreached, lay
 from sbh_pipelines.backup.create.moment.way.stop import BaseTooLate
 from sbh_pipelines.backup.create.moment.way.target import Target
 from sbh_pipelines.backup.journal.fold import Merge, filled
-from sbh_pipelines.repository.journal.changes import commit_time
-from sbh_pipelines.repository.journal.directory import Event
-from sbh_pipelines.repository.journal.names import Incarnation
+from sbh_pipelines.repository.journal.segments.changes import commit_time
+from sbh_pipelines.repository.journal.segments.directory import Event
+from sbh_pipelines.repository.journal.segments.names import Incarnation
 from sbh_pipelines_tests.backup.create.moment.way.server_model import HOUR, TABLE, Done, Rows, Server, servers
 from sbh_pipelines_tests.repository.journal.journals import (
     INCARNATION,

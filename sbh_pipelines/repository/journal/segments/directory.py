@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
-from sbh_pipelines.repository.journal.block import BlockFacts, Origin
-from sbh_pipelines.repository.journal.changes import Layout
-from sbh_pipelines.repository.journal.makeup import Makeup
-from sbh_pipelines.repository.journal.names import SegmentName
+from sbh_pipelines.repository.journal.segments.block import BlockFacts, Origin
+from sbh_pipelines.repository.journal.segments.changes import Layout
+from sbh_pipelines.repository.journal.segments.makeup import Makeup
+from sbh_pipelines.repository.journal.segments.names import SegmentName
 
 DIRECTORY_VERSION = 1
 _KEYS = re.compile(r'\[("[^"]*"),(\d+),\[')  # in a tenant's line: home and epoch; no home has a quotation mark

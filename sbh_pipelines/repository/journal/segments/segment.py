@@ -15,8 +15,8 @@ from typing import Self
 
 from sbh_pipelines.errors import CorruptObject
 from sbh_pipelines.repository.bounds import SEGMENT_DIRECTORY_BYTES
-from sbh_pipelines.repository.journal.block import BlockFacts, Origin, seal_block
-from sbh_pipelines.repository.journal.directory import (
+from sbh_pipelines.repository.journal.segments.block import BlockFacts, Origin, seal_block
+from sbh_pipelines.repository.journal.segments.directory import (
     SEGMENT_REMEDY,
     BlockRef,
     SegmentFacts,
@@ -24,9 +24,9 @@ from sbh_pipelines.repository.journal.directory import (
     pack_directory,
     tenant_line,
 )
-from sbh_pipelines.repository.journal.names import SegmentName
-from sbh_pipelines.repository.journal.public_key import PublicKey
-from sbh_pipelines.repository.journal.room import room
+from sbh_pipelines.repository.journal.segments.names import SegmentName
+from sbh_pipelines.repository.journal.segments.public_key import PublicKey
+from sbh_pipelines.repository.journal.segments.room import room
 from sbh_pipelines.repository.seal import JOURNAL, Sealer
 
 WHOLE_BYTES = 8 << 20  # a segment up to this size is held in memory, and put by one request

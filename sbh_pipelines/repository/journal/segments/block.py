@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sbh_pipelines.errors import CorruptObject, FormatUnsupported
 from sbh_pipelines.repository.compression import compress, decompress
 from sbh_pipelines.repository.format import MAX_CHUNK
-from sbh_pipelines.repository.journal.changes import Change, Op, Transaction
+from sbh_pipelines.repository.journal.segments.changes import Change, Op, Transaction
 
 BLOCK_BYTES = 1 << 20  # of plaintext, after which a block is ended
 BLOCK_OVERHEAD = 1 + 32 + 16  # version, ephemeral public key, tag
