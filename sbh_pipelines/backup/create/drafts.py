@@ -116,18 +116,14 @@ class OpenDrafts:
     def all_leases(self) -> "list[leases.Lease]":
         return list(self._leases.values())
 
-    def repository(self, draft: Draft, *, among_many: bool = False, files: str | None = None) -> Repository:
+    def repository(self, draft: Draft, *, files: str | None = None) -> Repository:
         """The tenant's repository, open for writing, its index read.
 
-        `among_many`: those of many tenants whose leases are held are opened now. `files`: a fingerprint of the tenant's files, if
-        they may be listed as well, the snapshot being taken.
+        `files`: a fingerprint of the tenant's files, if they may be listed as well, the snapshot being taken.
         """
         known = self._repositories.get(draft.lease_owner)
         if known is None:
-            seen, since = (
-                self._seen.pop(draft.lease_owner, None),
-                self._since[draft.lease_owner] if among_many else None,
-            )
+            seen, since = self._seen.pop(draft.lease_owner, None), self._since.get(draft.lease_owner)
             known = self.site.repository(draft.tenant, create=True, seen=seen, since=since)
             self._check_place(draft, known)
             if known.new:

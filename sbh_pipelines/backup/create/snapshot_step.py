@@ -34,12 +34,12 @@ from sbh_pipelines.database.schema.tenancy import UNLOGGED, MappedTable, Tenancy
 from sbh_pipelines.database.session.connection import Connection
 from sbh_pipelines.errors import SbhError
 from sbh_pipelines.model import BackupType, ProgressSink, Tenant, TenantId
+from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.format import CONFIG, DATABASE
 from sbh_pipelines.repository.lease import ReleasedLease
 from sbh_pipelines.repository.pack import pipeline, written
 
 STEP = "snapshot_tables"
-_MANY = 4  # tenants from which on one listing of a region's key marks costs less than asking for each
 
 
 def snapshot_tables(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
@@ -48,8 +48,9 @@ def snapshot_tables(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: 
     One recovery point, and one pass over each table, for `backup.batch_tenants` drafts. Those of incremental backups whose
     tenants did not change come back UNCHANGED.
     """
-    among_many = _are_many(running(drafts))
-    drafts = open_drafts.each(drafts, STEP, lambda d: _opened(open_drafts, d, among_many))
+    drafts = open_drafts.each(drafts, STEP, lambda d: _leased(open_drafts, d))
+    drafts, records = _looked_up(open_drafts, drafts)
+    drafts = open_drafts.each(drafts, STEP, lambda d: _opened(open_drafts, d))
     directories = Directories(open_drafts.site)
     live, size = running(drafts), open_drafts.site.settings.backup.batch_tenants
     results: dict[TenantId, Draft] = {}
@@ -58,7 +59,7 @@ def snapshot_tables(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: 
         held: dict[TenantId, Draft] = {}  # started here: nobody else knows of their leases yet
         try:
             with open_drafts.kept(batch):
-                done = _capture(open_drafts, batch, held, directories, progress)
+                done = _capture(open_drafts, batch, held, records, directories, progress)
         except SbhError as error:
             done = [open_drafts.fail(held.get(d.tenant.id, d), STEP, error) for d in batch]
         except BaseException:
@@ -87,22 +88,42 @@ def skip_unchanged(open_drafts: OpenDrafts, drafts: Sequence[Draft]) -> list[Dra
     return [results.get(draft.tenant.id, draft) for draft in drafts]
 
 
-def _are_many(drafts: Sequence[Draft]) -> bool:
-    return len(drafts) >= _MANY
-
-
-def _opened(open_drafts: OpenDrafts, draft: Draft, among_many: bool, files: str | None = None) -> Draft:
-    """The draft, its lease held and its repository open, if it was started."""
+def _leased(open_drafts: OpenDrafts, draft: Draft) -> Draft:
+    """The draft, its lease held, if it was started."""
     if draft.lease_owner:
         open_drafts.lease(draft)
-        open_drafts.repository(draft, among_many=among_many, files=files)
+    return draft
+
+
+def _looked_up(
+    open_drafts: OpenDrafts, drafts: Sequence[Draft]
+) -> tuple[Sequence[Draft], Mapping[TenantId, TenantRecord]]:
+    """What the catalogs have of the tenants whose leases are held; where that cannot be read, their drafts have failed.
+
+    Listed under the leases, and before the repositories are opened, the catalogs also tell which key epochs were begun.
+    """
+    held = [draft for draft in running(drafts) if draft.lease_owner]
+    try:
+        return drafts, known_records(open_drafts, held)
+    except SbhError as error:
+        failed = {draft.tenant.id: open_drafts.fail(draft, STEP, error) for draft in held}
+        return [failed.get(draft.tenant.id, draft) for draft in drafts], {}
+
+
+def _opened(open_drafts: OpenDrafts, draft: Draft, files: str | None = None) -> Draft:
+    """The draft, its repository open, if it was started."""
+    if draft.lease_owner:
+        open_drafts.repository(draft, files=files)
     return draft
 
 
 def _started(
     open_drafts: OpenDrafts, drafts: Sequence[Draft], held: dict[TenantId, Draft], compared: Mapping[TenantId, Compared]
-) -> list[Draft]:
-    """The drafts with their leases and ids, their repositories open; or failed. The snapshot has been taken."""
+) -> tuple[list[Draft], Mapping[TenantId, TenantRecord]]:
+    """The drafts with their leases and ids, their repositories open, or failed; and what the catalogs have of them.
+
+    The snapshot has been taken.
+    """
 
     def begin(draft: Draft) -> Draft:
         draft = start(open_drafts, draft, _released(compared.get(draft.tenant.id)))
@@ -114,12 +135,11 @@ def _started(
         known = compared.get(draft.tenant.id)
         state = known.record.state if known is not None else None
         crowded = state is not None and state.crowded
-        draft = _opened(open_drafts, draft, among_many, state.files if state is not None and not crowded else None)
+        draft = _opened(open_drafts, draft, state.files if state is not None and not crowded else None)
         return replace(draft, crowded=crowded or open_drafts.is_crowded(draft))
 
-    begun = open_drafts.each(drafts, STEP, begin)
-    among_many = _are_many(running(begun))
-    return open_drafts.each(begun, STEP, opened)
+    begun, records = _looked_up(open_drafts, open_drafts.each(drafts, STEP, begin))
+    return open_drafts.each(begun, STEP, opened), records
 
 
 def _released(known: Compared | None) -> ReleasedLease | None:
@@ -133,6 +153,7 @@ def _capture(
     open_drafts: OpenDrafts,
     drafts: list[Draft],
     held: dict[TenantId, Draft],
+    records: Mapping[TenantId, TenantRecord],
     directories: Directories,
     progress: ProgressSink,
 ) -> list[Draft]:
@@ -145,7 +166,7 @@ def _capture(
         journal = stack.enter_context(closing(JournalView(open_drafts.site, point, view.definitions, directories)))
         waiting = [d for d in drafts if not d.lease_owner]
         settled, compared = find_unchanged(open_drafts, view, waiting, journal) if waiting else ([], {})
-        settled = _started(open_drafts, settled, held, compared)
+        settled, found = _started(open_drafts, settled, held, compared)
         _enrol(open_drafts, running(settled))
         started = [*running(settled), *(d for d in drafts if d.lease_owner)]
         ended = [d for d in settled if d.status is not DraftStatus.RUNNING]
@@ -154,8 +175,8 @@ def _capture(
         by_slug = {d.tenant.id: TenantRows(d, open_drafts.repository(d), packs) for d in started}
         tenants = {rows.draft.tenant.key: rows for rows in by_slug.values()}
         try:
-            for tenant, record in known_records(open_drafts, started).items():
-                by_slug[tenant].record = record
+            for slug, rows in by_slug.items():
+                rows.record = found.get(slug) or records.get(slug)
             _find_parents(open_drafts, view, tenants, compared, journal)
             _read_tables(open_drafts, view, tenants, progress)
             schema = view.schema_lines()

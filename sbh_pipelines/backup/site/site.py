@@ -18,7 +18,7 @@ from sbh_pipelines.repository.catalog.erased import is_erased, refuse_erased
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.journal.journal import Journal, open_journal
-from sbh_pipelines.repository.keys.epoch_marks import EpochMarks, MarkList
+from sbh_pipelines.repository.keys.epoch_marks import EpochMarks
 from sbh_pipelines.repository.open_repository import open_repository
 from sbh_pipelines.repository.repository import Repository
 from sbh_pipelines.security.keys import KeyProvider, open_key_provider
@@ -62,7 +62,6 @@ class Site:
         self._binding = StoreBinding(settings, self.raw_store)
         self._catalogs: dict[str, Catalog] = {}
         self._journals: dict[str, Journal] = {}
-        self._mark_lists: dict[str, MarkList] = {}
         self._copies: dict[tuple[str, bool], Site] = {}
         self._keys: KeyProvider | None = None
         self.trails = Trails(self)
@@ -178,7 +177,7 @@ class Site:
 
         `bind`: have it say whose it is, as `create` does, so that what is another's in it is known. `seen`: its first key
         object, if that was read while the lease was taken, which the caller holds. `since`: from when on it is held, by the
-        monotonic clock, where many are opened at once.
+        monotonic clock.
         """
         while True:
             home = self.owners.home_of(tenant)
@@ -259,13 +258,11 @@ class Site:
     def epoch_marks(self, region: str, since: float | None = None) -> EpochMarks:
         """Which key epochs the repositories of a region have begun and ended; no I/O until it is asked.
 
-        `since`: from when on the lease of the repository is held, so that no mark of it comes, by the monotonic clock: then one
-        listing serves all that are opened at the time.
+        `since`: from when on the lease of the repository is held, so that no mark of it comes, by the monotonic clock: then what
+        the catalog listed after that tells.
         """
         catalog = self.catalog(region)
-        with self._lock:
-            together = self._mark_lists.setdefault(region, MarkList(catalog))
-        return EpochMarks(catalog, self.clock, together, since)
+        return EpochMarks(catalog, self.clock, catalog.epoch_marks, since)
 
     def records(self, region: str, tenants: Iterable[Tenant]) -> dict[TenantId, TenantRecord]:
         """What the catalog of a region says of these tenants, by slug, and not of others who had the slug before."""

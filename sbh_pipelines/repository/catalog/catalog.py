@@ -8,6 +8,7 @@ else. It refuses to believe anything that its own key did not seal under that ve
 import re
 import secrets
 import threading
+import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -36,6 +37,8 @@ from sbh_pipelines.repository.catalog.records import (
 )
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.repository.keys.data_key import EPOCH, create_data_key, read_data_key
+from sbh_pipelines.repository.keys.epoch_marks import FOLDER as EPOCHS
+from sbh_pipelines.repository.keys.epoch_marks import MOST_LISTED, MarkList
 from sbh_pipelines.repository.repository import Damage
 from sbh_pipelines.repository.seal import CATALOG, Sealer, derive
 from sbh_pipelines.repository.trail.event import AuditKey
@@ -93,6 +96,7 @@ class Catalog:
         self._reading = threading.Lock()
         self._merged, self._names = MergedRecords(), set[str]()  # what was read so far: objects never change
         self._erased: set[str] = set()  # tenants of whom nothing may be said any more
+        self.epoch_marks = MarkList()  # what the last listing showed of them
 
     @property
     def hash_seed(self) -> int:
@@ -251,10 +255,12 @@ class Catalog:
 
     def _listed(self, damages: list[Damage]) -> list[str]:
         """Names of objects, oldest first; whatever else is among them goes to the damages."""
-        found, key = [], None
+        found, key, marks, begun = [], None, list[str](), time.monotonic()
         self._erased = set()
         for info in all_below(self.store, self.prefix):
             below = info.key[len(self.prefix) :]
+            if below.startswith(EPOCHS) and len(marks) <= MOST_LISTED:
+                marks.append(below)
             if below == Keys.data_key(EPOCH):
                 key = info.etag
             elif (erased := erased_slug(below)) is not None:
@@ -266,6 +272,7 @@ class Catalog:
                 damages.append(self._damage(below, CorruptObject("Not a catalog object", why=why)))
             else:
                 found.append(name)
+        self.epoch_marks.take(begun, marks)
         self._check_key(key)
         found.sort()
         if (

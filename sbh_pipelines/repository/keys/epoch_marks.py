@@ -9,54 +9,45 @@ tenant is in a mark, and a tenant that was erased begins without any. The name o
 besides: where that key was lost, the marks under it count no more, and the next backup leaves them again under the new one.
 """
 
-import threading
-import time
-from itertools import islice, takewhile
+from collections.abc import Collection
+from itertools import takewhile
 
 from sbh_pipelines.errors import KeyEpochRolledBack
 from sbh_pipelines.model import Clock, timestamp
-from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.catalog.marks import MarkPlace, make_mark, mark_key_id, read_mark
 from sbh_pipelines.repository.format import FIRST_EPOCH
 from sbh_pipelines.repository.seal import derive
 
 FOLDER = "epochs/"
 _BEGUN, _ENDED = "begun", "ended"
-_FEW = 1000  # marks of a region: one request lists them
+MOST_LISTED = 10_000  # marks of a region that are remembered: some 150 bytes each
 
 
 class MarkList:
-    """All marks of a region in one request, for who opens many repositories at once. Thread-safe."""
+    """Which marks of a region the last listing of its catalog showed. Thread-safe."""
 
-    def __init__(self, catalog: MarkPlace) -> None:
-        self._catalog = catalog
-        self._lock = threading.Lock()
-        self._listed_at = float("-inf")
-        self._names: frozenset[str] | None = frozenset()
+    def __init__(self) -> None:
+        self._seen: tuple[float, frozenset[str] | None] = float("-inf"), None
+
+    def take(self, begun: float, names: Collection[str]) -> None:
+        """The names of all marks, below the catalog's prefix, by a listing that began then, by the monotonic clock."""
+        self._seen = begun, frozenset(names) if len(names) <= MOST_LISTED else None
 
     def lacks(self, name: str, since: float) -> bool:
-        """Whether a listing that began at `since` or later, by the monotonic clock, shows no mark of this name.
-
-        False also where there are so many marks that asking for one costs less. Raises the store's errors.
-        """
-        with self._lock:
-            if self._listed_at < since and self._names is not None:
-                begun, prefix = time.monotonic(), self._catalog.prefix
-                keys = [info.key for info in islice(all_below(self._catalog.store, prefix + FOLDER), _FEW)]
-                self._names = frozenset(key[len(prefix) :] for key in keys) if len(keys) < _FEW else None
-                self._listed_at = begun
-            return self._names is not None and name not in self._names
+        """Whether a listing that began at `since` or later shows no mark of this name; False where that is not known."""
+        begun, names = self._seen
+        return names is not None and begun >= since and name not in names
 
 
 class EpochMarks:
     """Of all repositories of a region."""
 
     def __init__(
-        self, catalog: MarkPlace, clock: Clock, together: MarkList | None = None, since: float | None = None
+        self, catalog: MarkPlace, clock: Clock, listed: MarkList | None = None, since: float | None = None
     ) -> None:
-        """`together`: may tell that there is no mark, by a listing that is not older than `since`, from when on none comes."""
+        """`listed`: may tell that there is no mark, by a listing that is not older than `since`, from when on none comes."""
         self._catalog, self._clock = catalog, clock
-        self._together, self._since = together, since
+        self._listed, self._since = listed, since
 
     def begun(self, name_key: bytes, epoch: int) -> bool:
         return self._is_there(name_key, epoch, _BEGUN)
@@ -81,7 +72,7 @@ class EpochMarks:
         if not self._catalog.has_key:
             return False
         name = self._name(name_key, epoch, state)
-        if self._together is not None and self._since is not None and self._together.lacks(name, self._since):
+        if self._listed is not None and self._since is not None and self._listed.lacks(name, self._since):
             return False
         return read_mark(self._catalog, name) is not None
 

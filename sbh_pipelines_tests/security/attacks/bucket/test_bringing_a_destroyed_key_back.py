@@ -8,10 +8,11 @@ import time
 
 import pytest
 
-from sbh_pipelines.backup.create import snapshot_step
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.errors import CorruptObject, KeyEpochRolledBack, KeyServiceError
+from sbh_pipelines.model import BackupType
 from sbh_pipelines.repository.format import canonical, checksum
+from sbh_pipelines.repository.keys import epoch_marks
 from sbh_pipelines.repository.seal import Sealer
 from sbh_pipelines_tests.security.attacks.bucket.conftest import Hands
 from sbh_pipelines_tests.support.application import ACME, ADMIN
@@ -66,14 +67,15 @@ def test_an_old_key_object_that_is_put_back_is_refused_and_put_right(hands: Hand
 def test_an_old_key_object_is_refused_while_its_epoch_is_not_ended_yet(
     hands: Hands, service: BackupService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the new data key and the end of the old one; also where one listing of marks serves many tenants."""
+    """Between the new data key and the end of the old one; whether a listing of the catalog tells of the mark, or it is asked for."""
     service.backups.create(ACME, ADMIN)
     old = hands.get(hands.key(FIRST))
     service.keys.rotate([ACME], ADMIN, new_data_key=True)
     hands.put(hands.key(FIRST), old)
-    with pytest.raises(KeyEpochRolledBack):
-        hands.service().backups.create(ACME, ADMIN)
-    monkeypatch.setattr(snapshot_step, "_MANY", 1)
+    for kind in (BackupType.FULL, BackupType.INCREMENTAL):
+        with pytest.raises(KeyEpochRolledBack):
+            hands.service().backups.create(ACME, ADMIN, kind)
+    monkeypatch.setattr(epoch_marks, "MOST_LISTED", 0)  # more than are remembered
     with pytest.raises(KeyEpochRolledBack):
         hands.service().backups.create(ACME, ADMIN)
     hands.service().keys.rotate([ACME], ADMIN)
