@@ -2,6 +2,7 @@
 
     policy                            roles, and the one table of permissions
     tokens, claims, oidc              bearer tokens: believed or not, and what they say
+    code_flow, cookies                signing in at the issuer, of every page; what browsers keep of it
     people, revocation                who is one person; tokens that are believed no longer
     signing_key                       the local key that issues tokens
     keys, key_provider                data keys are wrapped by a provider

@@ -109,11 +109,11 @@ class Tokens:
         """Whether a token that was believed earlier is on the list by now. Raises SettingsError where the list cannot be read."""
         return self._revoked.has(token.id, token.user, token.issued)
 
-    def inspect(self, token: str) -> TokenReport:
-        """What a token says, whether it is believed, and why not."""
+    def inspect(self, token: str, audience: str | None = None) -> TokenReport:
+        """What a token says, whether it is believed, and why not. `audience`: instead of that of the settings."""
         said = _unchecked_claims(token)
         try:
-            claims, user = self._believed(token, self._auth.audience, "cli")
+            claims, user = self._believed(token, audience or self._auth.audience, "cli")
             return TokenReport(True, "", claims, user)
         except Refused as refused:
             return TokenReport(False, refused.why, said, None)

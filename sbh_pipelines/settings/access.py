@@ -113,7 +113,7 @@ class AuthSettings(Section):
 
 
 class UiSettings(Section):
-    """The guarded Dagster web UI, `sbh ui`."""
+    """The guarded Dagster web UI, `sbh ui`; and how people sign in there and to the console of `sbh serve`."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(3000, ge=1, le=65535, description="Port to listen on.")
@@ -137,14 +137,15 @@ class UiSettings(Section):
     )
     client_id: str | None = Field(
         None,
-        description="With `auth.mode` = `oidc`: the client registered for the login page. Null: tokens are pasted.",
+        description="With `auth.mode` = `oidc`: the client registered for the login pages, with the redirect URIs"
+        " `…/login/callback` (web UI) and `…/console/login/callback` (console). Null: tokens are pasted.",
     )
     client_secret: SecretStr | None = Field(
         None, description="Its secret (a secret); null: a public client, with PKCE alone."
     )
     client_secret_file: Path | None = None
     client_secret_secret: str | None = None
-    scopes: list[str] = Field(["openid", "profile"], description="Scopes that the login page asks the issuer for.")
+    scopes: list[str] = Field(["openid", "profile"], description="Scopes that the login pages ask the issuer for.")
     sites: list[SiteName] = Field(
         [],
         description="The other sites of the Dagster instance, by `site.name`, whose jobs this web UI's users may launch as their"
@@ -154,10 +155,8 @@ class UiSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "UiSettings":
-        if self.public_url is not None:
-            parts = urlsplit(self.public_url)
-            if not is_safe_url(self.public_url) or parts.path not in ("", "/") or parts.query or parts.fragment:
-                raise ValueError("ui.public_url must be an https URL (http only on this host) without a path")
+        if self.public_url is not None and not is_origin(self.public_url):
+            raise ValueError("ui.public_url must be an https URL (http only on this host) without a path")
         return self
 
 
@@ -190,6 +189,14 @@ def is_safe_url(url: str) -> bool:
     if not host or parts.username is not None or parts.password is not None or not url.isprintable():
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host))
+
+
+def is_origin(url: str) -> bool:
+    """A safe URL of a host alone."""
+    if not is_safe_url(url):
+        return False
+    parts = urlsplit(url)
+    return parts.path in ("", "/") and not parts.query and not parts.fragment
 
 
 def is_loopback(host: str) -> bool:

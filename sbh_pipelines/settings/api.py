@@ -5,8 +5,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from sbh_pipelines.errors import SettingsError
+from sbh_pipelines.settings.access import is_origin
 from sbh_pipelines.settings.places.locality import CREDENTIAL, require_tls
+from sbh_pipelines.settings.secrets import resolve
 from sbh_pipelines.settings.section import Section
+
+_LEAST_SESSION_KEY = 32
 
 
 class ApiSettings(Section):
@@ -23,6 +28,18 @@ class ApiSettings(Section):
         False,
         description="A reverse proxy on a network that nobody else reaches ends TLS: plain http on any address is allowed.",
     )
+    public_url: str | None = Field(
+        None,
+        description="What users type for the console, e.g. https://backups.example.com: the issuer sends them back to it, see"
+        " `ui.client_id`. Null: `ui.public_url`; where that is null too and no proxy stands in front, http://localhost:PORT.",
+    )
+    session_key: SecretStr | None = Field(
+        None,
+        description="Random text, 32 characters or more (a secret), with which the cookies of who signed in to the console at the"
+        " issuer are sealed: the same for all hosts that serve one console. Null: made anew by each start of `sbh serve`.",
+    )
+    session_key_file: Path | None = None
+    session_key_secret: str | None = None
     dagster_url: str = Field(
         "http://127.0.0.1:3000", description="Dagster's web server, or the guarded one; `/graphql` is added."
     )
@@ -108,9 +125,22 @@ class ApiSettings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "ApiSettings":
+        if self.public_url is not None and not is_origin(self.public_url):
+            raise ValueError("api.public_url must be an https URL (http only on this host) without a path")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("api.tls_cert_file and api.tls_key_file go together")
         return self
+
+    def session_secret(self) -> str | None:
+        """What sessions are sealed with; None where no setting says. Raises SettingsError, KeyServiceError."""
+        secret = resolve(self, "session_key")
+        if secret is not None and len(secret) < _LEAST_SESSION_KEY:
+            raise SettingsError(
+                "api.session_key can be guessed",
+                why=f"it has fewer than {_LEAST_SESSION_KEY} characters",
+                remedy="make another: openssl rand -base64 33",
+            )
+        return secret
 
     def require_safe_dagster(self) -> None:
         """Raises SettingsError where Dagster would be asked over plain http on another machine, and that is not allowed."""

@@ -20,8 +20,8 @@ from sbh_pipelines.security.policy import (
 
 ROOT = Path(sbh_pipelines.__file__).parent
 ADMIN, VIEWER = UserContext("a", "tenant-1", Role.ADMIN), UserContext("v", "tenant-1", Role.VIEWER)
-# Where somebody becomes an admin: by a token, by a run's tags, or by reading the secrets anyway.
-MAKES_ADMINS = {"security/claims.py", "cli/command.py", "orchestration/common/resources.py"}
+# Where somebody becomes an admin: by a token, by what was sealed of one, by a run's tags, or by reading the secrets anyway.
+MAKES_ADMINS = {"security/claims.py", "security/cookies.py", "cli/command.py", "orchestration/common/resources.py"}
 
 
 def sources():

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -19,8 +21,20 @@ KINDS = {
 }
 
 
+@dataclass
+class Page:
+    """An answer as browsers get them. `kind` is its media type."""
+
+    status: int = 200
+    content: bytes = b""
+    kind: str = ""
+    location: str = ""
+
+
 class Issuer:
-    """`answers` maps paths to documents, to a status, or to raw bytes; `requests` lists the paths asked for."""
+    """`requests` lists the paths asked for. `answers` maps paths to documents, to a status, to raw bytes, to a `Page`, or to what
+    makes one of these of a request's headers and its body, for GET its query.
+    """
 
     def __init__(self, url: str) -> None:
         self.url, self.requests = url, []
@@ -51,7 +65,7 @@ class Issuer:
 def issuer() -> Iterator[Issuer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._answer(b"")
+            self._answer(urlsplit(self.path).query.encode())
 
         def do_POST(self) -> None:
             self._answer(self.rfile.read(int(self.headers.get("content-length", 0))))
@@ -62,10 +76,16 @@ def issuer() -> Iterator[Issuer]:
             answer = it.answers.get(path, 404)
             if callable(answer):
                 answer = answer(self.headers, body)
-            status = answer if isinstance(answer, int) else 200
-            content = answer if isinstance(answer, bytes) else b"" if status != 200 else json.dumps(answer).encode()
+            page = answer if isinstance(answer, Page) else Page(location=f"{it.url}/elsewhere")
+            if isinstance(answer, int):
+                page.status = answer
+            elif not isinstance(answer, Page):
+                page.content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            status, content = page.status, page.content
             self.send_response(status)
-            self.send_header("location", f"{it.url}/elsewhere")
+            self.send_header("location", page.location)
+            if page.kind:
+                self.send_header("content-type", page.kind)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

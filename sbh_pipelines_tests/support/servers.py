@@ -109,11 +109,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(stack: Place, tokens: Tokens, log: Path, **settings: object) -> Iterator[Server]:
-    """`settings` are those of `[api]`."""
+def serving(
+    stack: Place, tokens: Tokens, log: Path, other: Mapping[str, str] | None = None, **settings: object
+) -> Iterator[Server]:
+    """`settings` are those of `[api]`; `other`: variables of the environment."""
     port = free_port()
     given = PATIENT | settings
     environment = environment_of(stack) | {f"SBH_API__{name.upper()}": str(value) for name, value in given.items()}
+    environment |= other or {}
     command = [sys.executable, "-c", "from sbh_pipelines.cli.app import run; raise SystemExit(run())", "serve"]
     # What it has counted it records at its end.
     with started([*command, "--port", str(port)], environment, log, patience_s=60) as process:

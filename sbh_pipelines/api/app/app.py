@@ -23,6 +23,7 @@ from sbh_pipelines.api.app.middleware import REQUEST_ID, USER, RequestMiddleware
 from sbh_pipelines.api.app.server import PromptH11Protocol
 from sbh_pipelines.api.console.app import Console
 from sbh_pipelines.api.console.session import Session
+from sbh_pipelines.api.console.sign_in import issuer_login
 from sbh_pipelines.api.routes import approvals, backups, copies, journal, operations, platform, restores
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launcher
@@ -106,7 +107,8 @@ def make_app(settings: Settings) -> RequestMiddleware:
         app.include_router(routes.router)
     _handle_errors(app, rates.retry_after_s)
     document_of(app)
-    https = own.tls_cert_file is not None or own.behind_proxy
+    https, secret = own.tls_cert_file is not None or own.behind_proxy, own.session_secret()
+    session = Session(settings, tokens, https=https, secret=secret)
     return RequestMiddleware(
         app,
         verify=lambda token: tokens.verify(token, VIA),
@@ -116,7 +118,7 @@ def make_app(settings: Settings) -> RequestMiddleware:
         max_body=own.max_body_kib << 10,
         body_timeout_s=own.body_timeout_s,
         https=https,
-        console=Console(api, Session(tokens, https=https, most_s=settings.ui.session_s)),
+        console=Console(api, session, issuer_login(settings, tokens, https=https, secret=secret)),
     )
 
 

@@ -5,7 +5,8 @@ nothing can be done here that the API cannot, roles are the policy's, and what i
 is one request, by whom and for which tenant. No script is needed; one small file keeps the page of an operation up to date.
 
     app        the application: its routes, and what errors look like
-    session    signing in and out: the token in a cookie, and forms that only our own pages can send
+    sign_in    signing in, by a token or at the issuer, and out
+    session    who is signed in: a cookie, and forms that only our own pages can send
     visit      one request as pages see it, and a call of the API within it
     render     templates, and how figures are written
     fleet      all tenants, those first that would lose most

@@ -1,8 +1,7 @@
 """The console as an application of its own beside the API: its routes, and errors as pages."""
 
 import logging
-from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Set
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request
@@ -15,47 +14,21 @@ from starlette.types import ASGIApp, Scope
 
 from sbh_pipelines.api.app.calls import Api
 from sbh_pipelines.api.app.middleware import CONSOLE, REQUEST_ID, USER
-from sbh_pipelines.api.console import approval, backup, evidence, fleet, restore, tenant
+from sbh_pipelines.api.console import approval, backup, evidence, fleet, restore, sign_in, tenant
 from sbh_pipelines.api.console.render import POLICY, STATIC, render
-from sbh_pipelines.api.console.session import LOGIN, VIA, Session, safe_path, sent_form
-from sbh_pipelines.api.console.visit import AVisit
+from sbh_pipelines.api.console.session import LOGIN, Session
+from sbh_pipelines.api.console.sign_in import CALLBACK, TO_ISSUER, IssuerLogin, going
 from sbh_pipelines.api.schema.problems import Refusal, error_answer, sees_internals
 from sbh_pipelines.errors import RequestError, SbhError, Unauthenticated
 from sbh_pipelines.security.policy import UserContext
 
-PAGES = (fleet, tenant, backup, restore, approval, evidence)
+PAGES = (sign_in, fleet, tenant, backup, restore, approval, evidence)
 _FILES = ("style.css", "operation.js", "icon.svg")
 _KEPT_S = 3600
 
 _log = logging.getLogger("sbh_pipelines.api")
 
 _own = APIRouter(prefix=CONSOLE)
-
-
-@_own.get("/login")
-async def ask(request: Request) -> Response:
-    return _login(request, safe_path(request.query_params.get("next", "")))
-
-
-@_own.post("/login")
-async def sign_in(request: Request) -> Response:
-    """Takes a token from the login page."""
-    session: Session = request.app.state.session
-    following = CONSOLE
-    try:
-        form = await sent_form(request)
-        following = safe_path(form.get("next", [""])[0])
-        given = form.get("token", [""])[0].strip()
-        api: Api = request.app.state.api
-        return await api.reads.run(lambda: _begun(api, session, given, following), "sign-in")
-    except SbhError as error:
-        return _login(request, following, error)
-
-
-@_own.post("/logout")
-async def sign_out(visit: AVisit) -> Response:
-    await visit.form()
-    return visit.session.end()
 
 
 @_own.get("/static/{name}")
@@ -66,38 +39,15 @@ async def static(name: str) -> Response:
     return FileResponse(STATIC / name, headers={"Cache-Control": f"public, max-age={_KEPT_S}"})
 
 
-def _begun(api: Api, session: Session, token: str, following: str) -> Response:
-    """Signs in. That, or why not, is put on record; where it cannot be, the log says so, and each look is recorded or refused."""
-    record = api.service.tokens
-    try:
-        response, user = session.begin(token, following)
-    except SbhError as error:
-        why = session.why_not(token) if isinstance(error, Unauthenticated) else error.why
-        with _logged():
-            record.sign_in_denied(VIA, why or error.what)
-        raise
-    with _logged():
-        record.signed_in(user)
-    return response
-
-
-@contextmanager
-def _logged() -> Iterator[None]:
-    try:
-        yield
-    except SbhError as error:
-        _log.error("A sign-in is not in the audit trail: %s", error)
-
-
 class Console:
     """The face of the site below `CONSOLE`: see `middleware.Face`."""
 
-    public: Set[str] = frozenset({LOGIN, *(f"{CONSOLE}/static/{name}" for name in _FILES)})
+    public: Set[str] = frozenset({LOGIN, TO_ISSUER, CALLBACK, *(f"{CONSOLE}/static/{name}" for name in _FILES)})
     headers: Mapping[str, str] = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
 
-    def __init__(self, api: Api, session: Session) -> None:
+    def __init__(self, api: Api, session: Session, issuer: IssuerLogin | None) -> None:
         app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-        app.state.api, app.state.session = api, session
+        app.state.api, app.state.session, app.state.issuer = api, session, issuer
         app.include_router(_own)
         for pages in PAGES:
             app.include_router(pages.router)
@@ -111,7 +61,13 @@ class Console:
     def refused(self, scope: Scope, error: SbhError, user: UserContext | None, status: int | None) -> Response:
         """The login page, on the way to what was asked for, where nobody is signed in; else what is wrong."""
         if isinstance(error, Unauthenticated):
-            asked = scope["path"] if scope["method"] in ("GET", "HEAD") else CONSOLE
+            asked = CONSOLE
+            if scope["method"] in ("GET", "HEAD"):
+                query = scope["query_string"].decode("latin-1")
+                asked = quote(scope["path"]) + (f"?{query}" if query else "")
+                if Headers(scope=scope).get("sec-fetch-site") == "cross-site":
+                    # A link on another site: such a request never brings the cookie, the next one does.
+                    return going(asked)
             return RedirectResponse(f"{LOGIN}?next={quote(asked, safe='/')}", 303)
         return self._error(scope, error, user, status)
 
@@ -159,8 +115,3 @@ class Console:
             return answer(
                 request, SbhError("Unexpected error", remedy="try again; the operators find it by its number")
             )
-
-
-def _login(request: Request, following: str, error: SbhError | None = None) -> Response:
-    status = error.http_status if error else 200
-    return render("login.html", status, title="Sign in", user=None, next=following, error=error)

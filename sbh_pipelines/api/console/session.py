@@ -1,75 +1,113 @@
-"""Signing in and out. The token itself is the session: it is kept in a cookie that no script can read and no other site can
-send, it is checked again at every request, and it ends when the token does. So all processes of a server know it, and none
-remembers it.
+"""The session: a cookie that no script can read and no other site can send, checked again at every request. All processes of a
+server know it, and none remembers it.
 
-Forms carry a mark that is made of the token, and a form without it is refused; so is one that a browser says another site sent.
+Of who pasted a token it holds the token itself, and ends when that does. Of who signed in at the issuer it holds, sealed, what the
+ID token said: such a token is of another audience, often too large for a cookie, and may be over in minutes.
+
+Forms carry a mark that is made of the cookie, and a form without it is refused; so is one that a browser says another site sent.
 """
 
 import hmac
+import json
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from sbh_pipelines.api.app.middleware import CONSOLE
 from sbh_pipelines.errors import AccessDenied, RequestError, Unauthenticated
+from sbh_pipelines.security.cookies import LONGEST, SealedCookie, SignedIn
 from sbh_pipelines.security.policy import UserContext
-from sbh_pipelines.security.tokens import Tokens
+from sbh_pipelines.security.tokens import Tokens, VerifiedToken
+from sbh_pipelines.settings import Settings
 
 VIA = "console"
 LOGIN = f"{CONSOLE}/login"
 _MOST_FIELDS = 1000
 _LONGEST_PATH = 2000
-_LONGEST_TOKEN = 3800  # browsers drop a cookie above 4,096 bytes, its name and attributes among them, and say nothing
+
+
+class Cookie:
+    """A cookie of this console. `same_site`: `Strict`, or `Lax` for what has to come back from another site's page."""
+
+    def __init__(self, name: str, *, https: bool, same_site: str = "Strict") -> None:
+        # The prefix makes browsers insist on https, this host alone and path /.
+        self._name = f"__Host-{name}" if https else name
+        self._kind = f"Path=/; HttpOnly; SameSite={same_site}{'; Secure' if https else ''}"
+
+    def read(self, headers: Headers) -> str:
+        """Empty where there is none."""
+        return cookie_parser("; ".join(headers.getlist("cookie"))).get(self._name, "")
+
+    def set(self, response: Response, value: str, life_s: int) -> None:
+        response.headers.append("set-cookie", f"{self._name}={value}; Max-Age={life_s}; {self._kind}")
+
+    def take_away(self, response: Response) -> None:
+        self.set(response, "", 0)
 
 
 class Session:
-    """The cookie: set, read, taken away. `most_s`: the longest life of a session, s, whatever the token's."""
+    """Begun, found, ended. `secret`: of all processes that serve one console; None: this one alone."""
 
-    def __init__(self, tokens: Tokens, *, https: bool, most_s: int, clock: Callable[[], float] = time.time) -> None:
-        self._tokens, self._most_s, self._clock = tokens, most_s, clock
-        # The prefix makes browsers insist on https, this host alone and path /.
-        self._cookie = "__Host-sbh-console" if https else "sbh-console"
-        self._secure = "; Secure" if https else ""
+    def __init__(
+        self,
+        settings: Settings,
+        tokens: Tokens,
+        *,
+        https: bool,
+        secret: str | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._tokens, self._most_s, self._clock = tokens, settings.ui.session_s, clock
+        self._cookie = Cookie("sbh-console", https=https)
+        self._sealed = SealedCookie(f"console session {_meaning(settings)}", secret)
 
     def user(self, headers: Headers) -> UserContext:
-        """Whose cookie it is. Raises Unauthenticated."""
-        token = self._token(headers)
-        if token is None:
-            raise Unauthenticated("Nobody is signed in", remedy="sign in with a token")
-        return self._tokens.verify(token, VIA)
+        """Whose session it is. Raises Unauthenticated."""
+        value = self._cookie.read(headers)
+        if not value:
+            raise Unauthenticated("Nobody is signed in", remedy="sign in")
+        values = self._sealed.opened(value)
+        if values is None:
+            return self._tokens.verify(value, VIA)
+        signed_in = SignedIn._make(values)
+        token = signed_in.token(VIA)
+        if signed_in.ends <= self._clock() or self._tokens.revoked(token):
+            raise Unauthenticated("The session is over", remedy="sign in again")
+        return token.user
 
-    def begin(self, token: str, to: str) -> tuple[Response, UserContext]:
-        """Sign in, and go to a page; and who that is. Blocks.
+    def begin(self, response: Response, token: str) -> UserContext:
+        """By a token that was pasted; whose it is. Blocks.
 
-        Raises Unauthenticated, RequestError for a token that no cookie holds."""
-        if len(token.encode("utf-8", "replace")) > _LONGEST_TOKEN:
-            raise RequestError(
-                "The token is too long to sign in with",
-                why=f"it has more than {_LONGEST_TOKEN:,} bytes, and browsers keep no cookie of that size",
-                remedy="have your identity provider put less into it, or use the API or `sbh`",
-            )
+        Raises Unauthenticated, RequestError for a token that no cookie holds.
+        """
+        _must_fit(token)
         found = self._tokens.verified(token, VIA)
-        response = RedirectResponse(to, 303)
-        self._set(response, token, min(self._most_s, max(0, int(found.expires - self._clock()))))
-        return response, found.user
+        self._cookie.set(response, token, self._life_s(found.expires))
+        return found.user
+
+    def begin_signed_in(self, response: Response, found: VerifiedToken, grace_s: int) -> UserContext:
+        """By a sign-in at the issuer, which goes on for `grace_s` after the end of its token. Raises RequestError."""
+        life_s = self._life_s(found.expires + grace_s)
+        value = self._sealed.sealed(SignedIn.by(found, self._clock() + life_s))
+        _must_fit(value)
+        self._cookie.set(response, value, life_s)
+        return found.user
 
     def why_not(self, token: str) -> str:
         """Why a token is not believed, for the record, without anything of it; empty for one that is. Blocks."""
         return self._tokens.inspect(token).why
 
-    def end(self) -> Response:
-        response = RedirectResponse(LOGIN, 303)
-        self._set(response, "", 0)
+    def end(self, response: Response) -> None:
+        self._cookie.take_away(response)
         response.headers["clear-site-data"] = '"storage"'
-        return response
 
     def mark(self, headers: Headers) -> str:
-        """What the forms of this session carry; it does not tell the token."""
-        return hmac.new((self._token(headers) or "").encode(), b"sbh console form", "sha256").hexdigest()
+        """What the forms of this session carry; it does not tell the cookie."""
+        return hmac.new(self._cookie.read(headers).encode(), b"sbh console form", "sha256").hexdigest()
 
     async def form(self, request: Request) -> Mapping[str, list[str]]:
         """A form that one of our own pages sent, by field. Raises AccessDenied for any other."""
@@ -79,12 +117,24 @@ class Session:
             raise _foreign("it does not carry the mark of this session")
         return fields
 
-    def _token(self, headers: Headers) -> str | None:
-        return cookie_parser("; ".join(headers.getlist("cookie"))).get(self._cookie)
+    def _life_s(self, until: float) -> int:
+        return min(self._most_s, max(0, int(until - self._clock())))
 
-    def _set(self, response: Response, value: str, life_s: int) -> None:
-        cookie = f"{self._cookie}={value}; Path=/; Max-Age={life_s}; HttpOnly; SameSite=Strict{self._secure}"
-        response.headers.append("set-cookie", cookie)
+
+def _meaning(settings: Settings) -> str:
+    """What makes a user of an ID token's claims. Where it changes, sessions that were begun before are no more."""
+    auth = settings.auth
+    names = [auth.issuer, settings.ui.client_id, auth.user_claim, auth.tenant_claim, auth.role_claim]
+    return json.dumps([*names, sorted(auth.tenants.items()), sorted(auth.roles.items())])
+
+
+def _must_fit(value: str) -> None:
+    if len(value.encode("utf-8", "replace")) > LONGEST:
+        raise RequestError(
+            "The token is too long to sign in with",
+            why=f"it has more than {LONGEST:,} bytes, and browsers keep no cookie of that size",
+            remedy="have your identity provider put less into it, or use the API or `sbh`",
+        )
 
 
 async def sent_form(request: Request) -> dict[str, list[str]]:

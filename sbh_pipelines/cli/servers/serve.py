@@ -1,6 +1,7 @@
 """`sbh serve`: the REST API and the console. The application is imported by uvicorn, by its name, in each worker process."""
 
 import os
+import secrets
 import socket
 import sys
 from contextlib import suppress
@@ -64,6 +65,10 @@ def serve(
     if own.behind_proxy:
         os.environ["SBH_API__BEHIND_PROXY"] = "true"
     listening = _listen(own)
+    # For the processes that answer: what people type leads there, and each opens what another has sealed.
+    os.environ["SBH_API__HOST"], os.environ["SBH_API__PORT"] = own.host, str(listening.getsockname()[1])
+    if own.workers > 1 and own.session_secret() is None:
+        os.environ["SBH_API__SESSION_KEY"] = secrets.token_urlsafe(32)
     scheme = "https" if own.tls_cert_file else "http"
     shown = f"[{own.host}]" if ":" in own.host else own.host
     address = f"{scheme}://{shown}:{listening.getsockname()[1]}"
@@ -82,9 +87,12 @@ def _say(invocation: Invocation, address: str) -> None:
 
 def _check(settings: "Settings", own: "ApiSettings") -> None:
     """What would fail later, in another process, said now. Raises SettingsError."""
+    from sbh_pipelines.security.code_flow import has_client
     from sbh_pipelines.security.tokens import open_tokens
 
     open_tokens(settings)
+    has_client(settings)
+    own.session_secret()
     own.require_safe_dagster()
     if own.tls_cert_file is None and not own.behind_proxy and not _loopback(own.host):
         raise SettingsError(

@@ -4,7 +4,7 @@ The guard is ASGI middleware around Dagster's application, so that nothing of it
 
 guard       who asks, from which page, for which path; everything else is refused
 sessions    who is logged in
-login       the pages of logging in and out, by a token or at an OpenID Connect issuer (`code_flow`)
+login       the pages of logging in and out, by a token or at an OpenID Connect issuer (`security/code_flow.py`)
 request     a GraphQL request as Dagster reads it
 operations  whether its user may do that, and as whom; `mutations` is the table of what needs which permission
 sockets     the same for GraphQL over websockets

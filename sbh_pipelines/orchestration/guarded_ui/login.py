@@ -1,4 +1,4 @@
-"""Logging in and out: a token that is pasted, or the issuer's own login page (`code_flow`).
+"""Logging in and out: a token that is pasted, or the issuer's own login page (`security/code_flow.py`).
 
 Only platform users get in, those of tenant `*`: Dagster's pages show all tenants.
 """
@@ -6,24 +6,24 @@ Only platform users get in, those of tenant `*`: Dagster's pages show all tenant
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
 from sbh_pipelines.errors import AccessDenied, SbhError, Unauthenticated
-from sbh_pipelines.orchestration.guarded_ui.code_flow import CodeFlow
 from sbh_pipelines.orchestration.guarded_ui.origins import Origins
 from sbh_pipelines.orchestration.guarded_ui.page import going_page, login_page, logout_page
 from sbh_pipelines.orchestration.guarded_ui.sessions import Session, Sessions
+from sbh_pipelines.security.code_flow import LIFE_S, CodeFlow
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
 from sbh_pipelines.security.tokens import Tokens, VerifiedToken
 
 VIA = "ui"
+CALLBACK = "/login/callback"
 _LARGEST_FORM = 32 << 10
 _MOST_FIELDS = 10
 _LONGEST_PATH = 2000
-_FLOW_COOKIE_S = 600
 
 SignIn = Callable[[UserContext | None, str], None]
 """Puts on record who was let in; with a text, who was not, and why: None where nobody is known."""
@@ -58,9 +58,7 @@ class Login:
         token = form.get("token", "").strip()
         try:
             # Off the event loop: it may have to ask the issuer for its keys.
-            verified, _ = await asyncio.to_thread(
-                self._recorded, lambda: (self._tokens.verified(token, VIA), next_path), token
-            )
+            verified = await asyncio.to_thread(self._recorded, lambda: self._tokens.verified(token, VIA), token)
         except SbhError as error:
             return self._page(next_path, error)
         response = RedirectResponse(next_path, 303)
@@ -72,38 +70,39 @@ class Login:
         next_path = safe_path(request.query_params.get("next", ""))
         if self._flow is None:
             return self._page(next_path)
+        if origin := self._flow.begin_at(request.headers.get("host", "")):
+            return RedirectResponse(f"{origin}{request.url.path}?{urlencode({'next': next_path})}", 303)
         try:
             url, secret = await asyncio.to_thread(self._flow.begin, next_path)
         except SbhError as error:
             return self._page(next_path, error)
         response = RedirectResponse(url, 303)
         # Lax: the issuer's page sends the browser back, which Strict would count as a foreign request.
-        self._set(response, self._flow_cookie, secret, _FLOW_COOKIE_S, "Lax")
+        self._set(response, self._flow_cookie, secret, LIFE_S, "Lax")
         return response
 
     async def from_issuer(self, request: Request) -> Response:
         """Back from the issuer's login page."""
         if self._flow is None:
             return self._page("/")
+        flow, cookie, query = self._flow, request.cookies.get(self._flow_cookie, ""), dict(request.query_params)
+        next_path = safe_path(flow.asked_for(cookie))
         try:
-            flow, secret, query = self._flow, request.cookies.get(self._flow_cookie, ""), dict(request.query_params)
-            verified, next_path = await asyncio.to_thread(self._recorded, lambda: flow.end(secret, query))
+            verified = await asyncio.to_thread(self._recorded, lambda: flow.end(cookie, query))
         except SbhError as error:
-            return self._page("/", error)
+            return self._page(next_path, error)
         response = going_page(next_path)
         self._begin(response, verified, verified.expires + self._flow.grace_s - time.time())
         self._set(response, self._flow_cookie, "", 0, "Lax")
         return response
 
-    def _recorded(
-        self, enter: Callable[[], tuple[VerifiedToken, str]], given: str | None = None
-    ) -> tuple[VerifiedToken, str]:
+    def _recorded(self, enter: Callable[[], VerifiedToken], given: str | None = None) -> VerifiedToken:
         """What `enter` gives, for somebody who sees all tenants; it, or why not, is put on record. Blocks. Raises as `enter` does,
         and AccessDenied.
         """
         user = None
         try:
-            verified, next_path = enter()
+            verified = enter()
             user = verified.user
             must_see_all(user)
         except SbhError as error:
@@ -111,7 +110,7 @@ class Login:
             self._record(user, why or error.what)
             raise
         self._record(user, "")
-        return verified, next_path
+        return verified
 
     def leave(self, request: Request) -> Response:
         """Ends the session."""
@@ -131,18 +130,19 @@ class Login:
         self._set(response, self._cookie, name, life)
 
     def _page(self, next_path: str, error: SbhError | None = None) -> Response:
-        shown = (
-            f"{error.what}." + (f" {error.why}." if error.why and isinstance(error, AccessDenied) else "")
-            if error
-            else ""
-        )
-        status = error.http_status if error else 200
+        shown, status = ("", 200) if error is None else (_shown(error), error.http_status)
         return login_page(next_path=next_path, error=shown, issuer=self._flow is not None, status=status)
 
     def _set(self, response: Response, name: str, value: str, life_s: int, same_site: str = "Strict") -> None:
         secure = "; Secure" if self._origins.secure else ""
         cookie = f"{name}={value}; Path=/; Max-Age={life_s}; HttpOnly; SameSite={same_site}{secure}"
         response.headers.append("set-cookie", cookie)
+
+
+def _shown(error: SbhError) -> str:
+    """What is wrong, to somebody who may be anybody; why, where it concerns them and not this host."""
+    why = error.why if isinstance(error, AccessDenied | Unauthenticated) else ""
+    return f"{error.what}{': ' * bool(why)}{why} ({error.code})."
 
 
 def must_see_all(user: UserContext) -> None:

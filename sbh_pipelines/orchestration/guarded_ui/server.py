@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import uvicorn
 
-from sbh_pipelines.errors import OrchestratorError, SettingsError
+from sbh_pipelines.errors import OrchestratorError
 from sbh_pipelines.orchestration.common.dagster_internals import (
     RequestContext,
     Workspace,
@@ -19,13 +19,13 @@ from sbh_pipelines.orchestration.common.dagster_internals import (
     without_newsletter,
 )
 from sbh_pipelines.orchestration.guarded_ui import sockets
-from sbh_pipelines.orchestration.guarded_ui.code_flow import CodeFlow
 from sbh_pipelines.orchestration.guarded_ui.guard import USER, Guard
-from sbh_pipelines.orchestration.guarded_ui.login import Login
+from sbh_pipelines.orchestration.guarded_ui.login import CALLBACK, VIA, Login
 from sbh_pipelines.orchestration.guarded_ui.operations import Earlier
 from sbh_pipelines.orchestration.guarded_ui.origins import origins_of
 from sbh_pipelines.orchestration.guarded_ui.record import recorder, sign_ins
 from sbh_pipelines.orchestration.guarded_ui.sessions import Sessions
+from sbh_pipelines.security.code_flow import CodeFlow, has_client
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, allows
 from sbh_pipelines.security.tokens import open_tokens
 from sbh_pipelines.settings import Settings
@@ -69,10 +69,8 @@ def guarded_app(settings: Settings, where: Where) -> Iterator[Guard]:
     check_version(version)
     tokens, origins = open_tokens(settings), origins_of(settings.ui, where.host, where.port)
     flow = None
-    if settings.ui.client_id:
-        if settings.auth.mode != "oidc":
-            raise SettingsError("ui.client_id needs auth.mode = 'oidc'", remedy="unset it, or name the issuer")
-        flow = CodeFlow(settings, tokens, origins.allowed[0])
+    if has_client(settings):
+        flow = CodeFlow(settings, tokens, VIA, origins.allowed[0] + CALLBACK)
     sessions = Sessions(settings.ui.session_s)
     with dg.DagsterInstance.get() as instance, sign_ins(settings) as record_sign_in:
         without_newsletter(instance)

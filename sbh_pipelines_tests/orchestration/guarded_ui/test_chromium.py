@@ -41,7 +41,7 @@ def test_an_admin_backs_up_a_tenant(ui, page, sample_service):
     page.goto(ui.url + "/assets/tenant_backup/full")
     page.get_by_label("Access token").fill("not a token")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_have_text("The token is not valid.")
+    expect(page.get_by_role("alert")).to_have_text("The token is not valid (SBH-209).")
     log_in(page, ui, "ada", "admin", "/assets/tenant_backup/full")
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_text("Select a partition or create one").click()

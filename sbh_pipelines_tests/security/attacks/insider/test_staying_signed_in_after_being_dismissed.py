@@ -17,12 +17,12 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from sbh_pipelines.orchestration.guarded_ui import sockets
-from sbh_pipelines.orchestration.guarded_ui.code_flow import CodeFlow
 from sbh_pipelines.orchestration.guarded_ui.guard import Guard
-from sbh_pipelines.orchestration.guarded_ui.login import Login
+from sbh_pipelines.orchestration.guarded_ui.login import CALLBACK, VIA, Login
 from sbh_pipelines.orchestration.guarded_ui.operations import Earlier
 from sbh_pipelines.orchestration.guarded_ui.origins import Origins
 from sbh_pipelines.orchestration.guarded_ui.sessions import Sessions
+from sbh_pipelines.security.code_flow import CodeFlow
 from sbh_pipelines.security.tokens import open_tokens
 from sbh_pipelines.settings import Settings
 from sbh_pipelines_tests.support.issuer import Issuer, issuer
@@ -51,7 +51,7 @@ class Site:
             ui={"client_id": "sbh", **ui},  # type: ignore[arg-type]
         )
         tokens, origins = open_tokens(self.settings), Origins((ORIGIN,))
-        self.flow = CodeFlow(self.settings, tokens, ORIGIN)
+        self.flow = CodeFlow(self.settings, tokens, VIA, ORIGIN + CALLBACK)
         login = Login(
             tokens,
             Sessions(self.settings.ui.session_s, lambda: time.monotonic() + self.later),
