@@ -136,7 +136,7 @@ class OpenDrafts:
                 if crowded:
                     self._crowded.add(draft.lease_owner)
             if beside is not None:
-                self._files[draft.lease_owner] = beside
+                self._files[draft.lease_owner] = replace(beside, objects=())  # those are in the inventory
             known.take_inventory(beside.objects if beside is not None else None)
             latest = None if known.new else read_latest(known)
             known.load_index(latest.index if latest is not None else {})

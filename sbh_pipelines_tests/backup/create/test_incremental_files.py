@@ -226,6 +226,10 @@ def test_no_request_is_made_for_files_that_did_not_change(tenant_files: TenantFi
     ):
         change()
         assert not tenant_files.unchanged_since(full)
+    tenant_files.settle()
+    last = tenant_files.backup()
+    assert tenant_files.unchanged_since(last)  # whichever listing the list was made from
+    tenant_files.check(last, tenant_files.files())
 
 
 def test_a_renamed_or_copied_file_is_stored_once(tenant_files: TenantFiles) -> None:

@@ -1,8 +1,8 @@
 """A tenant's files and its repository in one listing, where the one lies beside the other and both are small.
 
 By default the backups lie below the prefix of the files, so a listing of the files goes through the repository as well. Right after
-the lease was taken, which for an incremental backup is after the snapshot, one request tells of both. Of files that are what the
-backup before says no more is asked; of others, and of many, the files step makes a listing of its own.
+the lease was taken, which for an incremental backup is after the snapshot, one request tells of both. So the files step makes a
+listing of its own only where there are many files, or keys that are not listed alike in every way.
 """
 
 from collections.abc import Sequence
@@ -26,12 +26,14 @@ class FilesBeside:
 
     Attributes:
         objects: Of the repository.
-        files: The fingerprint of the files, by their exact keys.
+        fingerprint: Of the files, by their exact keys.
+        files: In order of their keys' UTF-8 bytes; None where a quick listing would not give these keys.
         listed_at: When it was begun, UTC.
     """
 
     objects: Sequence[ObjectInfo]
-    files: ListingPrint
+    fingerprint: ListingPrint
+    files: Sequence[ObjectInfo] | None
     listed_at: datetime
 
 
@@ -53,8 +55,10 @@ def list_beside(site: Site, tenant: Tenant, repository: Repository, known: str) 
     if page is None or page.more:
         return None, page is not None
     skipped, found = tuple(prefix + name for name in site.settings.files.exclude), ListingPrint()
-    for info in page.objects:
-        if is_file(info, skipped):
-            found.add(info.key[len(prefix) :], info.size, info.etag, info.modified)
+    files = [info for info in page.objects if is_file(info, skipped)]
+    for info in files:
+        found.add(info.key[len(prefix) :], info.size, info.etag, info.modified)
     ours = [o for o in page.objects if o.key.startswith(repository.prefix) and not ODD_KEY.search(o.key)]
-    return FilesBeside(ours, found, begun), False
+    plain = not any(ODD_KEY.search(info.key) or "\ufffd" in info.key for info in page.objects)
+    files.sort(key=lambda info: info.key.encode("utf-8", "surrogatepass"))
+    return FilesBeside(ours, found, files if plain else None, begun), False

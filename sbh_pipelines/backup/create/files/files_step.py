@@ -160,8 +160,11 @@ class _Step:
     def run(self, *, exactly: bool) -> _Done:
         """List, read what must be read, write the list. Raises InexactListing unless `exactly`."""
         parent, beside = self._parent, self._beside
-        if beside is not None and parent is not None and self._nothing_changed(parent, beside.files.text(parent.exact)):
-            return _Done(parent.component.same_files(beside.listed_at.isoformat()), 0)
+        if beside is not None and parent is not None:
+            if self._nothing_changed(parent, beside.fingerprint.text(parent.exact)):
+                return _Done(parent.component.same_files(beside.listed_at.isoformat()), 0)
+            if beside.files is not None and not (exactly or parent.exact):
+                return self._write(parent, beside.files, beside.listed_at, exact=False)
         exactly = exactly or (parent is not None and parent.exact)
         # The machine's clock and not the site's: it is the one that stamps files.
         now = utc_now()
@@ -170,7 +173,7 @@ class _Step:
             fingerprint = listing.fingerprint if listing is not None else ListingPrint().text(exactly=False)
             if parent is not None and self._nothing_changed(parent, fingerprint):
                 return _Done(parent.component.same_files(now.isoformat()), 0)
-            return self._write(parent, listing or (), now, exact)
+            return self._write(parent, listing or (), now, exact=exact)
 
     def _expected(self, parent: ParentFiles | None) -> int:
         """Bytes that will be read: where every file is, those of the newest backup; else nothing tells."""
@@ -184,7 +187,8 @@ class _Step:
             and not (self._repository.lost or self._repository.damages)
         )
 
-    def _write(self, parent: ParentFiles | None, files: Iterable[ObjectInfo], now: datetime, exact: bool) -> _Done:
+    def _write(self, parent: ParentFiles | None, files: Iterable[ObjectInfo], now: datetime, *, exact: bool) -> _Done:
+        """`now`: when the listing of the files was begun, UTC; `exact`: whether only an exact listing gives these."""
         listed = iter(files)
         pairs = parent.same(listed, self._prefix) if parent is not None else ((info, None) for info in listed)
         meter = Meter(self._progress, STEP, self._draft.tenant.id, "files", expected=self._expected(parent))
