@@ -1,7 +1,7 @@
 """What only tests use of Dagster that Dagster does not export: its scheduler's and sensors' loops, its GraphQL schema, its routes."""
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,6 @@ __all__ = [
     "create_test_daemon_workspace_context",
     "execute_sensor_iteration",
     "freeze_time",
-    "graphql_of",
     "graphql_schema",
     "launch_scheduled_runs",
     "task_of_run",
@@ -73,24 +72,6 @@ def graphql_schema() -> Any:
     from dagster_graphql.schema import create_schema
 
     return create_schema().graphql_schema
-
-
-@contextmanager
-def graphql_of(instance: Any, workspace_file: str) -> Iterator[Callable[..., Any]]:
-    """What Dagster's web server would answer: asks a query with variables, in this process."""
-    from dagster._core.workspace.context import WorkspaceProcessContext
-    from dagster._core.workspace.load_target import WorkspaceFileTarget
-    from dagster_graphql.test.utils import execute_dagster_graphql
-
-    with WorkspaceProcessContext(instance, WorkspaceFileTarget([workspace_file])) as process:
-
-        def ask(query: str, **variables: Any) -> Any:
-            with process.create_request_context() as request:
-                answer = execute_dagster_graphql(request, query, variables)
-            assert not answer.errors, answer.errors
-            return answer.data
-
-        yield ask
 
 
 def webserver_routes() -> list[Any]:

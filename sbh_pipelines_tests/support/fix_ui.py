@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,12 +92,19 @@ def ui(sample_stack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.add_dynamic_partitions("tenants", TENANTS)
-    port = free_port()
     environment = {**os.environ, "DAGSTER_HOME": str(home), "SBH_SETTINGS": str(sample_stack.settings)}
     environment |= {VARIABLE: SECRET, "SBH_TOKEN": CALLERS_TOKEN}
-    command = [sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui", "--port", str(port)]
+    with guarded_ui(environment) as it:
+        yield it
+
+
+@contextmanager
+def guarded_ui(environment: Mapping[str, str], *arguments: str) -> Iterator[Ui]:
+    """The process, with the instance and the settings that its environment names."""
+    home, port = Path(environment["DAGSTER_HOME"]), free_port()
+    command = [sys.executable, "-m", "sbh_pipelines.orchestration.guarded_ui", "--port", str(port), *arguments]
     log = home / "ui.log"
     with started(command, environment, log) as process:
-        it = Ui(f"http://127.0.0.1:{port}", home, sample_stack.settings)
+        it = Ui(f"http://127.0.0.1:{port}", home, Path(environment["SBH_SETTINGS"]))
         until(lambda: answers(it.url + "/healthz", process, log))
         yield it

@@ -1,19 +1,21 @@
 """Dagster on several hosts, as `deploy/celery` has it: each worker has a home, a folder for temporary files and a line of its own.
 
-PostgreSQL, the object store, Redis, the daemon, the code server and the workers are real, each in a process of its own. A host that
-dies is a group of processes that is killed; one that is cut off reaches everything through proxies that fall silent.
+PostgreSQL, the object store, Redis, the daemon, the guarded web UI, the code server and the workers are real, each in a process of
+its own. What people do is asked of the web UI. A host that dies is a group of processes that is killed; one that is cut off reaches
+everything through proxies that fall silent, and what it writes is heard there.
 """
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.settings import load_settings
-from sbh_pipelines_tests.support.dagster_internals import graphql_of
+from sbh_pipelines_tests.support.fix_ui import guarded_ui
 from sbh_pipelines_tests.support.own_instance import (
     BUCKET,
     DEPLOY,
@@ -66,6 +68,32 @@ mutation($run: ExecutionParams!) { launchRun(executionParams: $run) { __typename
 _TERMINATE = """
 mutation($id: String!) { terminateRun(runId: $id) { __typename ... on TerminateRunFailure { message }
   ... on PythonError { message stack } } }"""
+_WHERE_LOGS_ARE = """
+query($id: ID!) { logsForRun(runId: $id) { ... on EventConnection { events { ... on LogsCapturedEvent { fileKey } } } } }"""
+_LOGS = """
+query($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr }
+  capturedLogsMetadata(logKey: $key) { stdoutLocation stderrLocation } }"""
+
+# But for what is written without the lease: the lease itself, and what was done or refused.
+_WRITE = re.compile(rb"PUT /[^/ ]+/fleet/([^/ ]+)/backups/((?!lease\.json|audit/)[^ ?]+)")
+_COMMIT = "manifests/"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A request of a worker to write an object of a tenant's repository, as it went over the worker's line."""
+
+    worker: str
+    tenant: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedLog:
+    """What a run wrote to its streams, as the web pages show it, and the places that they say it is in."""
+
+    text: str
+    places: list[str]
 
 
 @dataclass
@@ -80,7 +108,8 @@ class Worker:
 
     @property
     def log(self) -> str:
-        return (self.home / "log").read_text("utf-8", "replace")
+        file = self.home / "log"
+        return file.read_text("utf-8", "replace") if file.exists() else ""
 
     def begin(self) -> None:
         """Start it; `is_ready` waits for it."""
@@ -162,6 +191,7 @@ class Fleet:
     service: BackupService
     ask: Callable[..., Any]
     workers: dict[str, Worker] = field(default_factory=dict)
+    writes: list[Write] = field(default_factory=list)
 
     def launch(self, tenants: list[str], backup_type: str = "full", **tags: str) -> str:
         """A run of the fleet job in Dagster's queue; its id."""
@@ -208,15 +238,15 @@ class Fleet:
         (name,) = [name for name, worker in self.workers.items() if f"[{task}] received" in worker.log]
         return name
 
-    def log_of(self, run_id: str) -> str:
-        """What the run wrote to stderr, as the web pages of another host read it."""
-        manager, (entry, *_) = self.instance.compute_log_manager, self._log_keys(run_id)
-        data = manager.get_log_data(entry)
-        return ((data.stderr or b"") + (data.stdout or b"")).decode("utf-8", "replace")
-
-    def _log_keys(self, run_id: str) -> list[list[str]]:
-        events = self.instance.all_logs(run_id, of_type=dg.DagsterEventType.LOGS_CAPTURED)
-        return [[run_id, "compute_logs", event.get_dagster_event().logs_captured_data.file_key] for event in events]
+    def log_of(self, run_id: str) -> CapturedLog:
+        """What the run wrote, asked as the page of the run asks."""
+        events = self.ask(_WHERE_LOGS_ARE, id=run_id)["logsForRun"]["events"]
+        (file, *_) = [event["fileKey"] for event in events if event]
+        answer = self.ask(_LOGS, key=[run_id, "compute_logs", file])
+        return CapturedLog(
+            "".join(text or "" for text in answer["capturedLogs"].values()),
+            [place for place in answer["capturedLogsMetadata"].values() if place],
+        )
 
     def sql(self, statement: str) -> list[Any]:
         with closing(psycopg2.connect(self.stack.dsn("sbh_admin"), dbname=self.database)) as connection, connection:
@@ -235,13 +265,35 @@ class Fleet:
         query = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT granted AND a.datname = current_database()"
         return int(self.sql(query)[0][0]) >= count
 
-    def backups(self, tenant: str) -> list[str]:
-        return [str(backup.id) for backup in self.service.backups.of(tenant, ADMIN)]
+    def commits(self) -> Counter[str]:
+        """How many backups there are of each tenant."""
+        found = Counter[str]()
+        pages = self.stack.s3_client().get_paginator("list_objects_v2")
+        for region in REGIONS:
+            for page in pages.paginate(Bucket=f"sbh-files-{region}", Prefix="fleet/"):
+                keys = (entry["Key"].split("/", 3) for entry in page.get("Contents", ()))
+                found.update(tenant for _, tenant, _, key in keys if key.startswith(_COMMIT))
+        return found
 
-    def lease_is_free(self, tenant: str) -> bool:
-        prefix = f"fleet/{tenant}/backups/lease.json"
-        body = self.stack.s3_client().get_object(Bucket=f"sbh-files-{self.region(tenant)}", Key=prefix)["Body"].read()
-        return datetime.fromisoformat(json.loads(body)["expires_at"]).timestamp() < time.time()
+    def interleaved(self) -> list[tuple[str, list[str]]]:
+        """Tenants of which a worker went on to write after another one had begun to, and then made a backup all the same."""
+        found = []
+        for tenant, writes in groupby(sorted(self.writes, key=lambda write: write.tenant), lambda write: write.tenant):
+            since: list[str] = []
+            for write in writes:
+                if not since or since[-1] != write.worker:
+                    since.append(write.worker)
+                if write.key.startswith(_COMMIT):
+                    if write.worker in since[:-1]:
+                        found.append((tenant, since))
+                    since = []
+        return found
+
+    def lease_is_released(self, tenant: str) -> bool:
+        """By whoever held it: of one that was left to expire, the object has its time."""
+        key = f"fleet/{tenant}/backups/lease.json"
+        body = self.stack.s3_client().get_object(Bucket=f"sbh-files-{self.region(tenant)}", Key=key)["Body"].read()
+        return bool(json.loads(body)["expires_at"].startswith("2000-"))
 
     @staticmethod
     def region(tenant: str) -> str:
@@ -271,19 +323,33 @@ def fleet(stack: Stack, folder: Path, tenants: int, workers: tuple[str, ...]) ->
         workspace = stands.enter_context(code_server(stack, folder / "code", hub))
         daemon = [str(Path(sys.executable).with_name("dagster-daemon")), "run", "-w", str(workspace)]
         stands.enter_context(started(daemon, hub, folder / "daemon.log"))
-        ask = stands.enter_context(graphql_of(instance, str(workspace)))
+        ui = stands.enter_context(guarded_ui(hub, "--workspace", str(workspace)))
+        signed_in = stands.enter_context(ui.log_in("tester", "admin"))
+
+        def ask(query: str, **variables: Any) -> Any:
+            answer = ui.ask(signed_in, query, **variables)
+            assert "errors" not in answer, answer
+            return answer["data"]
+
         made = Fleet(stack, database, instance, redis, alerts, service, ask)
         for name in workers:
-            made.workers[name] = stands.enter_context(_worker(name, folder / name, stack, hub, redis))
+            made.workers[name] = stands.enter_context(_worker(name, folder / name, hub, made))
         yield made
 
 
 @contextmanager
-def _worker(name: str, folder: Path, stack: Stack, hub: Mapping[str, str], redis: Redis) -> Iterator[Worker]:
+def _worker(name: str, folder: Path, hub: Mapping[str, str], of: Fleet) -> Iterator[Worker]:
     """A host that is not started yet, behind lines of its own to all that it reaches."""
+
+    def hear(data: bytes) -> None:
+        if found := _WRITE.match(data):
+            of.writes.append(Write(name, found[1].decode(), found[2].decode()))
+
+    stack, redis = of.stack, of.redis
     with ExitStack() as lines:
         places = (f"http://127.0.0.1:{postgres_port(stack)}", stack.s3_endpoint, f"http://127.0.0.1:{redis.port}")
         (_, to_postgres), (to_s3, s3_line), (_, to_redis) = [lines.enter_context(slow_line(place)) for place in places]
+        s3_line.hears = hear
         broker = f"redis://127.0.0.1:{to_redis.port}/0"
         environment = {
             **hub,
@@ -330,7 +396,8 @@ def _home(folder: Path, environment: Mapping[str, str], port: int) -> dict[str, 
     _made(folder)
     text, wait = instance_file("celery/dagster.yaml", port), "user_code_failure_retry_delay: "
     assert f"{wait}30" in text
-    (folder / "dagster.yaml").write_text(text.replace(f"{wait}30", f"{wait}3"))
+    quick = f"{wait}3\n    dequeue_interval_seconds: 1"
+    (folder / "dagster.yaml").write_text(text.replace(f"{wait}30", quick))
     return {**environment, "DAGSTER_HOME": str(folder), "TMPDIR": str(_made(folder / "tmp"))}
 
 

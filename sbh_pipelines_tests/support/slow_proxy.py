@@ -4,7 +4,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ class Line:
         cuts: After how many bytes of answers each of the next connections breaks, in their order.
         broken: Connections that broke.
         port: Where it listens.
+        hears: Called with what clients send, as it comes.
     """
 
     rate: int = 0
@@ -29,6 +30,7 @@ class Line:
     cuts: list[int] = field(default_factory=list)
     broken: int = 0
     port: int = 0
+    hears: Callable[[bytes], None] = lambda _: None
     tokens: dict[str, float] = field(default_factory=dict, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -72,6 +74,8 @@ def slow_line(target: str, tls: ssl.SSLContext | None = None) -> Iterator[tuple[
         sent = 0
         with suppress(OSError):
             while data := source.recv(line.allow(direction)):
+                if direction == "up":
+                    line.hears(data)
                 if cut and sent + len(data) >= cut:
                     line.broken += 1
                     sink.sendall(data[: cut - sent])
