@@ -1,7 +1,7 @@
 """Two sites on one Dagster instance: two code servers with a settings file each, two databases, tenants of the same names.
 
-Dagster's own loops are turned here, with the hours of a day passed to them, so that every schedule and every sensor of both is
-evaluated as its daemon would. What one site does must be as if the other were not there.
+Dagster's own loops are turned here, with the minutes of an hour passed to them, so that every schedule and every sensor of both is
+evaluated as its daemon would, and the runs that they ask for are executed. What one site does must be as if the other were not there.
 """
 
 import base64
@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ import pytest
 from sbh_pipelines.cli.commands.doctor import _ask_dagster
 from sbh_pipelines.doctor import Report
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines.orchestration.common.dagster_internals import load_target
+from sbh_pipelines.orchestration.common.dagster_internals import ScheduleState, load_target
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.support.dagster_internals import (
     InstigatorTick,
@@ -34,10 +34,11 @@ from sbh_pipelines_tests.support.dagster_internals import (
     freeze_time,
     launch_scheduled_runs,
 )
-from sbh_pipelines_tests.support.databases import fresh_database
+from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.servers import QUICK_DAGSTER, ROOT, free_port, listens, started, until
 from sbh_pipelines_tests.support.sinks import WebhookSink, webhook
 
+LOG = logging.getLogger("test")
 EU, US = "eu_west_1", "us"
 TENANTS = {EU: {"tenant-1": "critical", "tenant-2": "critical", "old": "archive"}, US: {"tenant-1": "critical"}}
 SCHEMA = """
@@ -45,6 +46,7 @@ CREATE TABLE tenants (id int PRIMARY KEY, slug text NOT NULL, region text NOT NU
 CREATE TABLE notes (id int PRIMARY KEY, tenant_id int NOT NULL REFERENCES tenants, text text);
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO sbh_backup;
 """
+FOLLOWED = ["weekly_full", "daily_full", "differential", "hourly_incremental"]
 SETTINGS = """
 [site]
 name = "{site}"
@@ -60,16 +62,78 @@ regions = ["eu-west-1"]
 [keys]
 provider = "local"
 key_file = "{key}"
+[platform]
+pg_dump = "{pg_dump}"
+[schedules.tiers]
+critical = {followed}
+archive = []
 [alerts]
 webhook_url = "http://127.0.0.1:{port}/{site}"
 """
-QUEUE = {
+INSTANCE = {
     "run_coordinator": {
         "module": "dagster._core.run_coordinator.queued_run_coordinator",
         "class": "QueuedRunCoordinator",
-    }
+    },
+    "concurrency": {"pools": {"default_limit": 4, "granularity": "op"}},
 }
-MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
+MINUTES = {
+    "SCHEDULES__DAILY_FULL": "5",
+    "SCHEDULES__DAILY_PRUNE": "10",
+    "DRILL__SCHEDULE": "15",
+    "SCHEDULES__HOURLY_INCREMENTAL": "20,40,55",
+    "SCHEDULES__STORAGE_REPORT": "25",
+    "SCHEDULES__JOURNAL_DRAIN": "30",
+    "SCHEDULES__COPIES": "30",
+    "SCHEDULES__WEEKLY_FULL": "50",
+}
+"""Of every hour, when each schedule launches: by the variable of its cron line, without `SBH_`."""
+OF_ONE = {
+    EU: {"PLATFORM__SCHEDULE": "12", "SCHEDULES__DIFFERENTIAL": "40"},
+    US: {"PLATFORM__SCHEDULE": "7", "SCHEDULES__DIFFERENTIAL": "35,58"},
+}
+
+LAUNCHED = {
+    5: [f"{EU} daily_full: tenant-1 tenant-2", f"{US} daily_full: tenant-1"],
+    7: [f"{US} daily_platform_backup"],
+    10: [f"{EU} daily_prune"],
+    12: [f"{EU} daily_platform_backup"],
+    15: [f"{EU} weekly_drill", f"{US} weekly_drill"],
+    20: [f"{EU} hourly_incremental: tenant-1 tenant-2", f"{US} hourly_incremental: tenant-1"],
+    25: [f"{EU} weekly_storage_report", f"{US} weekly_storage_report"],
+    35: [f"{US} differential: tenant-1"],
+    40: [f"{EU} hourly_incremental: late tenant-1 tenant-2"],
+    56: [f"{EU} weekly_full: late tenant-1 tenant-2", f"{US} weekly_full: tenant-1"],
+    58: [f"{US} differential: tenant-1"],
+}
+"""By minute, what the schedules ask for: neither what is held back by the site's own runs, nor what a fuller schedule stands for."""
+LOST = 56, LAUNCHED[56][0]
+FAILED = {(20, LAUNCHED[20][0]), LOST, (35, LAUNCHED[35][0])}
+REPEATED = {58: [f"{EU} {EU}__fleet_backup_job: late tenant-1 tenant-2"]}
+"""By minute, what the sensors ask for: the tenants of a run that broke off."""
+SENSORS = (0, 5, 10, 20, 30, 35, 40, 50, 58, 60)
+OPEN = {
+    5: {EU: [], US: []},
+    20: {EU: ["backup_failed.incremental/tenant-1", "backup_failed.incremental/tenant-2"], US: []},
+    35: {
+        EU: ["backup_failed.incremental/tenant-1", "backup_failed.incremental/tenant-2"],
+        US: ["backup_failed.differential/tenant-1"],
+    },
+    40: {EU: [], US: ["backup_failed.differential/tenant-1"]},
+    58: {EU: [f"backup_failed.full/{tenant}" for tenant in ("late", "tenant-1", "tenant-2")], US: []},
+    60: {EU: [], US: []},
+}
+"""By minute, which alerts of runs people of each site wait to hear the end of."""
+TOLD = {
+    EU: [
+        ("tenant_unusable", "new"),
+        ("run_failed", "new"),
+        ("backup_failed", "recovered"),
+        ("run_failed", "new"),
+        ("backup_failed", "recovered"),
+    ],
+    US: [("run_failed", "new"), ("backup_failed", "recovered")],
+}
 
 
 @dataclass
@@ -80,35 +144,64 @@ class Instance:
     workspace: WorkspaceProcessContext
     told: WebhookSink
     settings: Mapping[str, Path]
-    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    databases: Mapping[str, Database]
+    now: datetime
+    evaluated: dict[str, Any] = field(default_factory=dict)
+    held: list[dg.DagsterRun] = field(default_factory=list)
 
-    def schedules_at(self, moment: datetime) -> list[str]:
-        """Turns the scheduler's loop; the runs that it asked for, as `site schedule: tenants`."""
+    def schedules(self) -> list[dg.DagsterRun]:
+        """Turns the scheduler's loop; the runs that it asked for, which are queued."""
+        return self._asked_for(launch_scheduled_runs(self.workspace, LOG, self.now, self.evaluated))
+
+    def sensors(self) -> list[dg.DagsterRun]:
+        """Turns the sensors' loop; the runs that it asked for."""
+        return self._asked_for(execute_sensor_iteration(self.workspace, LOG, None, None))
+
+    def _asked_for(self, loop: Iterator[Any]) -> list[dg.DagsterRun]:
         before = {run.run_id for run in self.dagster.get_runs()}
-        for error in launch_scheduled_runs(self.workspace, logging.getLogger("test"), moment, {}):
-            assert error is None, error
-        made = [run for run in self.dagster.get_runs() if run.run_id not in before]
-        return sorted(f"{run.tags['sbh/site']} {run.tags['sbh/schedule']}: {' '.join(named(run))}" for run in made)
-
-    def sensors(self, later: timedelta) -> None:
-        """Turns the sensors' loop, some time after it was turned last."""
-        self.now += later
         with freeze_time(self.now):
-            for error in execute_sensor_iteration(self.workspace, logging.getLogger("test"), None, None):
+            for error in loop:
                 assert error is None or "SBH-924" in str(error), error
+        return [run for run in self.dagster.get_runs() if run.run_id not in before]
 
     def launched(self, site: str, schedule: str) -> dg.DagsterRun:
         tags = {"sbh/site": site, "sbh/schedule": schedule}
         return self.dagster.get_runs(dg.RunsFilter(tags=tags), limit=1)[0]
 
-    def execute(self, *runs: dg.DagsterRun) -> None:
-        """By the code server of each, side by side, to a good end."""
+    def execute(self, runs: Iterable[dg.DagsterRun]) -> list[str]:
+        """By the code server of each, side by side; those that succeeded, as `site schedule: tenants`."""
         context = self.workspace.create_request_context()
         for run in runs:
             self.dagster.launch_run(run.run_id, context)
-        for run in runs:
-            until(lambda run=run: self.dagster.get_run_by_id(run.run_id).is_finished)  # type: ignore[misc, union-attr]
-            assert self.dagster.get_run_by_id(run.run_id).is_success  # type: ignore[union-attr]
+        ended = [until(lambda run=run: self._ended(run)) for run in runs]  # type: ignore[misc]
+        return sorted(said(run) for run in ended if run.is_success)
+
+    def _ended(self, run: dg.DagsterRun) -> dg.DagsterRun | None:
+        found = self.dagster.get_run_by_id(run.run_id)
+        return found if found and found.is_finished else None
+
+    def states(self) -> list[ScheduleState]:
+        return list(self.dagster.all_instigator_state())
+
+    def ticks(self, state: ScheduleState, since: datetime) -> list[InstigatorTick]:
+        return list(self.dagster.get_ticks(state.instigator_origin_id, state.selector_id, after=since.timestamp() - 1))
+
+    def stop(self, site: str, schedule: str) -> None:
+        """As the switch in the web pages does."""
+        location = self.workspace.create_request_context().get_code_location(site)
+        found = next(iter(location.get_repositories().values())).get_schedule(f"{site}__{schedule}")
+        self.dagster.stop_schedule(found.get_remote_origin_id(), found.selector_id, found)
+
+    def partitions(self) -> dict[str, list[str]]:
+        names = ("tenants", *(f"{site}__tenants" for site in TENANTS))
+        return {name: sorted(self.dagster.get_dynamic_partitions(name)) for name in names}
+
+    def spoil(self, site: str) -> None:
+        """No backup of the site can be made from here on: of whom the rows of a table are is not known."""
+        self.databases[site].run("CREATE TABLE strays (id int)")
+
+    def mend(self, site: str) -> None:
+        self.databases[site].run("DROP TABLE IF EXISTS strays")
 
     def evaluate(self, site: str, schedule: str, slot: datetime) -> str:
         """Why a schedule launches nothing for a slot, as where its tick broke off after the runs and is repeated."""
@@ -136,9 +229,10 @@ class Instance:
         )  # fmt: skip
         return self.dagster.submit_run(run.run_id, context)
 
-    def alerts(self, site: str) -> list[dict[str, Any]]:
+    def alerts(self, site: str) -> list[tuple[str, str, str]]:
         """What the people of a site were told."""
-        return [body for path, body in zip(self.told.paths, self.told.bodies, strict=True) if path == f"/{site}"]
+        bodies = [body for path, body in zip(self.told.paths, self.told.bodies, strict=True) if path == f"/{site}"]
+        return [(body["event"], body["state"], body["site"]) for body in bodies]
 
     def memory(self, site: str, sensor: str) -> list[str]:
         """What is open in a sensor's memory of alerts."""
@@ -146,14 +240,14 @@ class Instance:
         text = self.dagster.run_storage.get_cursor_values({key}).get(key)
         return sorted(json.loads(text)["memory"]["open"]) if text else []
 
-    def last_tick(self, sensor: str) -> InstigatorTick:
-        (state,) = [s for s in self.dagster.all_instigator_state() if s.instigator_name == sensor]
-        return self.dagster.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)[0]
-
 
 def named(run: dg.DagsterRun) -> list[str]:
     ops: Any = run.run_config.get("ops", {})
     return list(ops.get("snapshot_tables", {}).get("config", {}).get("tenants", []))
+
+
+def said(run: dg.DagsterRun) -> str:
+    return f"{run.tags['sbh/site']} {run.tags.get('sbh/schedule') or run.job_name}: {' '.join(named(run))}".strip(": ")
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +257,9 @@ def instance(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
         sink, base = opened.enter_context(webhook()), load_settings(embedded_stack.settings)
         ports = {site: free_port() for site in TENANTS}
         files = {site: folder / site / "sbh.toml" for site in TENANTS}
-        logs = {}
+        logs, databases = {}, {}
         for site, tenants in TENANTS.items():
-            database = opened.enter_context(fresh_database(embedded_stack))
+            databases[site] = database = opened.enter_context(fresh_database(embedded_stack))
             rows = ", ".join(
                 f"({n}, '{slug}', 'eu-west-1', '{tier}')" for n, (slug, tier) in enumerate(tenants.items())
             )
@@ -186,9 +280,16 @@ def instance(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
                     folder=folder / site / "buckets",
                     key=folder / f"{site}.key",
                     port=sink.port,
+                    pg_dump=base.platform.pg_dump,
+                    followed=FOLLOWED,
                 )
             )
-            environment = os.environ | {"SBH_SETTINGS": str(settings), "PYTHONPATH": f"{QUICK_DAGSTER}:{ROOT}"}
+            environment = {
+                **os.environ,
+                "SBH_SETTINGS": str(settings),
+                "PYTHONPATH": f"{QUICK_DAGSTER}:{ROOT}",
+                **{f"SBH_{name}": f"{at} * * * *" for name, at in (MINUTES | OF_ONE[site]).items()},
+            }
             command = [str(Path(sys.executable).with_name("dagster")), "api", "grpc", "-m", "sbh_pipelines.definitions"]
             server = started([*command, "-h", "127.0.0.1", "-p", str(ports[site])], environment, log)
             logs[site] = opened.enter_context(server), log
@@ -198,9 +299,11 @@ def instance(embedded_stack: Stack, tmp_path_factory: pytest.TempPathFactory) ->
             f"{{grpc_server: {{host: 127.0.0.1, port: {ports[site]}, location_name: {site}}}}}" for site in TENANTS
         )
         (folder / "workspace.yaml").write_text(f"load_from: [{locations}]\n")
-        made = opened.enter_context(dg.instance_for_test(QUEUE))
+        made = opened.enter_context(dg.instance_for_test(INSTANCE))
         target = load_target("", [str(folder / "workspace.yaml")])
-        yield Instance(made, opened.enter_context(create_test_daemon_workspace_context(target, made)), sink, files)
+        workspace = opened.enter_context(create_test_daemon_workspace_context(target, made))
+        now = datetime.now(UTC).replace(second=0, microsecond=0)
+        yield Instance(made, workspace, sink, files, databases, now)
 
 
 @pytest.mark.parametrize("site", TENANTS)
@@ -220,88 +323,116 @@ def test_all_that_dagster_knows_by_name_is_named_for_the_site(instance: Instance
     assert {node.partitions_def.name for node in nodes if node.partitions_def} == {f"{site}__tenants"}  # type: ignore[attr-defined]
 
 
-def test_each_site_is_as_if_it_were_alone(instance: Instance) -> None:
+def test_an_hour_of_two_sites(instance: Instance) -> None:
+    """Minute by minute, the schedules, what happens then, and the sensors: each site is as if it were alone."""
+    begun = instance.now = instance.now.replace(minute=0) + timedelta(hours=1)
+    partitions = {"tenants": [], f"{EU}__tenants": ["old", "tenant-1", "tenant-2"], f"{US}__tenants": ["tenant-1"]}
+    for minute in range(61):
+        if not 46 <= minute < 56:  # the scheduler is down
+            runs = instance.schedules()
+            assert sorted(map(said, runs)) == LAUNCHED.get(minute, []), minute
+            for run in [run for run in runs if (minute, said(run)) == LOST]:
+                instance.dagster.report_run_failed(run, "its host is gone")
+                runs.remove(run)
+            succeeded = [launched for launched in LAUNCHED.get(minute, []) if (minute, launched) not in FAILED]
+            assert instance.execute(runs) == succeeded, minute
+        happens(instance, minute)
+        if minute == 22:
+            partitions = {**partitions, f"{EU}__tenants": ["late", "old", "tenant-1", "tenant-2"]}
+        if minute in SENSORS:
+            repeats = instance.sensors()
+            assert instance.partitions() == partitions, minute
+            assert instance.execute(repeats) == REPEATED.get(minute, []), minute
+            assert all(run.tags["sbh/retry_of"] == instance.launched(EU, "weekly_full").run_id for run in repeats)
+        if minute in OPEN:
+            assert {site: instance.memory(site, "runs") for site in TENANTS} == OPEN[minute], minute
+        instance.now += timedelta(minutes=1)
+    assert {site: instance.alerts(site) for site in TENANTS} == {
+        site: [(*alert, site) for alert in told] for site, told in TOLD.items()
+    }
+    every_tick_and_every_run_is_of_its_site(instance, begun)
+
+
+def happens(instance: Instance, minute: int) -> None:
+    """What is done by hand in this minute."""
+    if minute == 6:
+        for site in TENANTS:
+            slot = instance.now.replace(minute=5)
+            assert "have their run for this slot already" in instance.evaluate(site, "daily_full", slot)
+    elif minute == 8:  # each would be in the way of the other site's, if these were one site
+        instance.held = [instance.ask_for(US, job, {}) for job in ("prune_job", "platform_backup_job")]
+    elif minute == 18:
+        instance.spoil(EU)
+    elif minute == 22:
+        instance.databases[EU].run("INSERT INTO tenants VALUES (7, 'late', 'eu-west-1', 'critical')")
+    elif minute == 33:
+        instance.mend(EU)
+        instance.spoil(US)
+    elif minute == 37:  # of all tenants; and what one site has stopped launches in the other
+        config = {"ops": {"snapshot_tables": {"config": {"tenants": [], "backup_type": "full"}}}}
+        instance.held = [instance.ask_for(US, "fleet_backup_job", config)]
+        instance.stop(EU, "differential")
+    elif minute in (13, 41):
+        for run in instance.held:
+            instance.dagster.report_run_canceled(run)
+        instance.mend(US)
+
+
+def every_tick_and_every_run_is_of_its_site(instance: Instance, since: datetime) -> None:
+    """By what Dagster has kept of the hour."""
     dagster = instance.dagster
-    # Partitions: the larger site's listing takes none from the smaller one's, which has a tenant of the same name.
-    instance.sensors(timedelta())
-    instance.sensors(timedelta(seconds=70))
-    assert {
-        name: sorted(dagster.get_dynamic_partitions(name)) for name in ("tenants", f"{EU}__tenants", f"{US}__tenants")
-    } == {
-        "tenants": [],
-        f"{EU}__tenants": ["old", "tenant-1", "tenant-2"],
-        f"{US}__tenants": ["tenant-1"],
-    }
-    # Ticks: schedules of one name find each their own slots, and one slot launches for both.
-    assert instance.schedules_at(MONDAY + timedelta(hours=12, minutes=5)) == []
-    assert instance.schedules_at(MONDAY + timedelta(days=1, hours=2, minutes=1)) == [
-        f"{EU} daily_full: tenant-1 tenant-2",
-        f"{EU} daily_platform_backup: ",
-        f"{US} daily_full: tenant-1",
-        f"{US} daily_platform_backup: ",
-    ]
+    runs = {run.run_id: run for run in dagster.get_runs()}
+    known = {EU: {*TENANTS[EU], "late"}, US: set(TENANTS[US])}
+    for run in runs.values():
+        site = run.tags["sbh/site"]
+        assert run.job_name.startswith(f"{site}__")
+        assert set(named(run)) <= known[site]
+        queue = "eu-west-1" if "sbh/region" in run.tags else "dagster"
+        assert run.tags["dagster-celery/queue"] == f"{site}__{queue}"
+    context = instance.workspace.create_request_context()
     for site in TENANTS:
-        assert instance.launched(site, "daily_full").tags["dagster-celery/queue"] == f"{site}__eu-west-1"
-        assert "have their run for this slot already" in instance.evaluate(
-            site, "daily_full", MONDAY + timedelta(days=1, hours=2)
-        )
-    # Runs: each with its own service, and materialized in its own assets.
-    instance.execute(instance.launched(EU, "daily_full"), instance.launched(US, "daily_full"))
-    full = {site: dg.AssetKey([site, "tenant_backup", "full"]) for site in TENANTS}
-    assert {site: sorted(dagster.get_materialized_partitions(key)) for site, key in full.items()} == {
-        EU: ["tenant-1", "tenant-2"],
-        US: ["tenant-1"],
+        (repository,) = context.get_code_location(site).get_repositories().values()
+        states = {s.instigator_name: s for s in instance.states() if s.repository_selector.location_name == site}
+        assert set(states) == {one.name for one in (*repository.get_schedules(), *repository.get_sensors())}
+        ticks = {name: instance.ticks(state, since) for name, state in states.items()}
+        stopped = {f"{EU}__differential"}  # before its minute came
+        assert {name for name, of_it in ticks.items() if not of_it} == stopped & set(states)
+        assert [tick.error for of_it in ticks.values() for tick in of_it if tick.error] == []
+        launched = {run_id for of_it in ticks.values() for tick in of_it for run_id in tick.run_ids}
+        assert {runs[run_id].tags["sbh/site"] for run_id in launched} == {site}
+        full = dagster.get_materialized_partitions(dg.AssetKey([site, "tenant_backup", "full"]))
+        assert full == {name for name in known[site] if name != "old"}
+    assert dagster.event_log_storage.get_concurrency_keys() == {
+        f"{site}__{pool}" for site in TENANTS for pool in ("source_db", "object_store")
     }
-    assert {run.tags["sbh/site"] for run in dagster.get_runs()} == set(TENANTS)
-    assert all(run.job_name.startswith(f"{run.tags['sbh/site']}__") for run in dagster.get_runs())
-    # Busy looks: a backup of all tenants of one site keeps nobody of the other from being backed up.
-    config = {"ops": {"snapshot_tables": {"config": {"tenants": [], "backup_type": "full"}}}}
-    everybody = instance.ask_for(US, "fleet_backup_job", config)
-    assert instance.schedules_at(MONDAY + timedelta(days=1, hours=3, minutes=1)) == [
-        f"{EU} hourly_incremental: tenant-1 tenant-2"
-    ]
-    # One prune and one platform backup at a time: of each site.
-    prune = instance.ask_for(US, "prune_job", {})
-    assert instance.schedules_at(MONDAY + timedelta(days=1, hours=4, minutes=31)) == [f"{EU} daily_prune: "]
-    for run in (everybody, prune):
-        dagster.report_run_canceled(run)
-    # Alerts and retries: of the site whose run failed, and of nobody else. What the other finds to be well ends nothing.
-    failed = instance.launched(EU, "hourly_incremental")
-    dagster.report_run_failed(failed, "its host is gone")
-    instance.sensors(timedelta(hours=2))
-    instance.sensors(timedelta(hours=2))
-    assert instance.alerts(US) == []
-    told = [(alert["event"], alert["state"], alert["site"]) for alert in instance.alerts(EU)]
-    assert sorted(told) == [("run_failed", "new", EU), ("tenant_unusable", "new", EU)]
-    assert instance.memory(EU, "runs") == ["backup_failed.incremental/tenant-1", "backup_failed.incremental/tenant-2"]
-    assert instance.memory(US, "runs") == []
-    repeats = dagster.get_runs(dg.RunsFilter(tags={"sbh/retry_of": failed.run_id}))
-    assert [(run.job_name, run.tags["sbh/site"], named(run)) for run in repeats] == [
-        (f"{EU}__fleet_backup_job", EU, ["tenant-1", "tenant-2"])
-    ]
 
 
 def test_a_second_location_of_one_name_is_refused(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Dagster remembers a location whose settings have the same name: the partitions are left alone, and why is said."""
-    sensor = f"{EU}__tenants_sync"
-    (state,) = [s for s in instance.dagster.all_instigator_state() if s.instigator_name == f"{US}__tenants_sync"]
+    sensor, dagster = f"{EU}__tenants_sync", instance.dagster
+    instance.now += timedelta(seconds=70)
+    instance.sensors()
+    states = {state.instigator_name: state for state in instance.states()}
+    state, own = states[f"{US}__tenants_sync"], states[sensor]
     twin = state._replace(
         origin=state.origin._replace(instigator_name=sensor),
         instigator_data=state.instigator_data._replace(last_tick_start_timestamp=time.time()),  # type: ignore[union-attr]
     )
-    instance.dagster.add_instigator_state(twin)
-    instance.dagster.delete_dynamic_partition(f"{EU}__tenants", "old")
-    instance.sensors(timedelta(seconds=70))
-    (own,) = [
-        s for s in instance.dagster.all_instigator_state()
-        if s.instigator_name == sensor and s.repository_selector.location_name == EU
-    ]  # fmt: skip
-    (tick,) = instance.dagster.get_ticks(own.instigator_origin_id, own.selector_id, limit=1)
+    dagster.add_instigator_state(twin)
+    dagster.delete_dynamic_partition(f"{EU}__tenants", "old")
+    instance.now += timedelta(seconds=70)
+    instance.sensors()
+    (tick,) = dagster.get_ticks(own.instigator_origin_id, own.selector_id, limit=1)
     assert "SBH-924" in str(tick.error)
     assert f"{EU}, {US}" in str(tick.error)
-    assert "old" not in instance.dagster.get_dynamic_partitions(f"{EU}__tenants")
+    assert "old" not in dagster.get_dynamic_partitions(f"{EU}__tenants")
     # Whoever looks for the reason is told too.
-    monkeypatch.setenv("DAGSTER_HOME", instance.dagster.root_directory)
+    monkeypatch.setenv("DAGSTER_HOME", dagster.root_directory)
     report = Report()
     _ask_dagster(report, instance.settings[EU])
     assert [f"{EU}, {US}" in finding.detail for finding in report.errors] == [True]
+    # Once it is gone, all is as before.
+    dagster.delete_instigator_state(twin.instigator_origin_id, twin.selector_id)
+    instance.now += timedelta(seconds=70)
+    instance.sensors()
+    assert "old" in dagster.get_dynamic_partitions(f"{EU}__tenants")
