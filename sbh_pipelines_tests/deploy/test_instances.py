@@ -21,6 +21,7 @@ from sbh_pipelines.orchestration.common.dagster_internals import LaunchRunContex
 from sbh_pipelines.orchestration.hosts.celery_launcher import OF_THE_LAUNCHER, CeleryLauncher
 from sbh_pipelines.settings import Settings
 from sbh_pipelines.settings.reading.environment import check_environment
+from sbh_pipelines_tests.support.dagster_internals import TagConcurrencyLimitsCounter
 from sbh_pipelines_tests.support.own_instance import DEPLOY, instance_environment, instance_file, postgres_port
 from sbh_pipelines_tests.support.small_app import scratch_database
 
@@ -53,6 +54,20 @@ def test_the_instance_of_one_machine(opened: Any) -> None:
         assert isinstance(instance.compute_log_manager, S3ComputeLogManager)
         assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 8
         assert instance.run_retries_enabled
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_backlog_of_one_site_leaves_places_to_the_others(opened: Any, file: str) -> None:
+    """As Dagster's queue counts: as many runs of one site as may be at work, and there are places left, for others alone."""
+    with opened(file) as instance:
+        queue = instance.get_concurrency_config().run_queue_config
+        counted, at_work = TagConcurrencyLimitsCounter(queue.tag_concurrency_limits, []), 0
+        one, other = (dg.DagsterRun(job_name="any", tags={"sbh/site": site}) for site in ("a", "b"))
+        while not counted.is_blocked(one):
+            counted.update_counters_with_launched_item(one)
+            at_work += 1
+            assert at_work < queue.max_concurrent_runs
+        assert not counted.is_blocked(other)
 
 
 def test_the_instance_of_several_hosts(opened: Any) -> None:

@@ -26,6 +26,7 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.orchestration.common.dagster_internals import ScheduleState, load_target
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.support.dagster_internals import (
+    ORDER_OF_SCHEDULES,
     InstigatorTick,
     TimestampWithTimezone,
     WorkspaceProcessContext,
@@ -323,6 +324,17 @@ def test_all_that_dagster_knows_by_name_is_named_for_the_site(instance: Instance
     assert {node.partitions_def.name for node in nodes if node.partitions_def} == {f"{site}__tenants"}  # type: ignore[attr-defined]
 
 
+@pytest.fixture
+def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster looks at the schedules in random order: here at those of one site first, and in each at the fullest last."""
+
+    def in_order(schedules: Iterable[Any], key: Any) -> list[Any]:
+        return sorted(schedules, key=lambda schedule: (key(schedule) != US, schedule.name))
+
+    monkeypatch.setattr(ORDER_OF_SCHEDULES, in_order)
+
+
+@pytest.mark.usefixtures("in_order")
 def test_an_hour_of_two_sites(instance: Instance) -> None:
     """Minute by minute, the schedules, what happens then, and the sensors: each site is as if it were alone."""
     begun = instance.now = instance.now.replace(minute=0) + timedelta(hours=1)

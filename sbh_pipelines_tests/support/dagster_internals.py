@@ -18,10 +18,12 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._scheduler.scheduler import launch_scheduled_runs
 from dagster._serdes import pack_value
+from dagster._utils.tags import TagConcurrencyLimitsCounter
 
 __all__ = [
     "InstigatorTick",
     "OpenInstances",
+    "TagConcurrencyLimitsCounter",
     "TimestampWithTimezone",
     "WorkspaceProcessContext",
     "create_test_daemon_workspace_context",
