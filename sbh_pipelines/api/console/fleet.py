@@ -21,6 +21,7 @@ router = APIRouter(prefix=CONSOLE)
 
 _ALL = 1_000_000
 _BUDGET_S = 2.0  # for looking at repositories: of tenants that it is too short for the earlier look is shown, or none
+_FIRST_BUDGET_S = 0.2  # of the first reading, which somebody waits for; the next follows at once
 _ON_A_PAGE = 200
 _FRESH_S = 15.0  # a listing of each tenant's backups is a request each: not for every page of everybody
 _STALE_S = 45.0
@@ -102,12 +103,8 @@ async def _known(visit: Visit) -> Known:
     if held is not None and now <= held.until:
         return held
     reading: asyncio.Task[Known] | None = getattr(state, "fleet_reading", None)
-    began = reading is None or reading.done()
-    if reading is None or reading.done():
-        reading = state.fleet_reading = asyncio.create_task(_read(visit))
-        reading.add_done_callback(
-            lambda read: read.cancelled() or read.exception()
-        )  # told to who waits, if anybody does
+    if began := reading is None or reading.done():
+        reading = _begin(visit)
     if held is not None and now <= held.until + _STALE_S:
         return held
     try:
@@ -118,15 +115,31 @@ async def _known(visit: Visit) -> Known:
     return await _known(visit)  # it was the limit of who began it, and is nobody else's
 
 
-async def _read(visit: Visit) -> Known:
-    call, state = visit.call, visit.request.app.state
+def _begin(visit: Visit) -> "asyncio.Task[Known]":
+    """A reading, which becomes what is known. What is wrong is told to who waits for it, if anybody does."""
+    state = visit.request.app.state
+    first = getattr(state, "fleet", None) is None
+    reading = asyncio.create_task(_read(visit, _FIRST_BUDGET_S if first else _BUDGET_S))
+
+    def ended(read: "asyncio.Task[Known]") -> None:
+        if read.cancelled() or read.exception():
+            return
+        state.fleet = read.result()
+        if first and len(state.fleet.seen) < len(state.fleet.tenants):
+            _begin(visit)
+
+    reading.add_done_callback(ended)
+    state.fleet_reading = reading
+    return reading
+
+
+async def _read(visit: Visit, budget_s: float) -> Known:
+    call = visit.call
     answer, seen = await asyncio.gather(
         platform.list_tenants(call, limit=_ALL, cursor=None),
-        call.read(lambda: _seen(call.service.health.examine(call.user, _BUDGET_S))),
+        call.read(lambda: _seen(call.service.health.examine(call.user, budget_s))),
     )
-    found: Known = await call.read(lambda: _of(json.loads(bytes(answer.body)), seen))
-    state.fleet = found
-    return found
+    return await call.read(lambda: _of(json.loads(bytes(answer.body)), seen))
 
 
 def _of(listed: Mapping[str, Any], seen: Mapping[str, Mapping[str, Any]]) -> Known:

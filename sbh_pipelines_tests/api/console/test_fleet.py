@@ -19,7 +19,7 @@ def test_who_comes_at_the_same_time_waits_for_one_reading(monkeypatch: pytest.Mo
     readings: list[Any] = []
     visit: Any = SimpleNamespace(request=SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace())))
 
-    async def read(_: Any) -> fleet.Known:
+    async def read(*_: Any) -> fleet.Known:
         readings.append(None)
         await asyncio.sleep(0.01)
         if len(readings) == 1:
@@ -49,7 +49,7 @@ def test_what_is_a_little_old_is_shown_while_it_is_read_anew(monkeypatch: pytest
     visit: Any = SimpleNamespace(request=SimpleNamespace(app=SimpleNamespace(state=state)))
     begun: list[None] = []
 
-    async def read(_: Any) -> fleet.Known:
+    async def read(*_: Any) -> fleet.Known:
         begun.append(None)
         return known(now + 15)
 
@@ -62,5 +62,29 @@ def test_what_is_a_little_old_is_shown_while_it_is_read_anew(monkeypatch: pytest
         return shown
 
     # The loop has a clock of its own.
-    assert asyncio.run(look()) is state.fleet
+    held = state.fleet
+    assert asyncio.run(look()) is held
     assert begun == [None]
+
+
+def test_the_first_look_is_short_and_the_next_follows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes first waits for the list, not for a look at each repository; what was not looked at by then is, without a visit."""
+    state = SimpleNamespace()
+    visit: Any = SimpleNamespace(request=SimpleNamespace(app=SimpleNamespace(state=state)))
+    budgets: list[float] = []
+
+    async def read(_: Any, budget_s: float) -> fleet.Known:
+        budgets.append(budget_s)
+        seen: dict[str, Any] = {} if len(budgets) == 1 else {"acme": {}}
+        return fleet.Known([{"id": "acme"}], seen, [], "2026-03-01T12:00:00Z", 0.0)
+
+    monkeypatch.setattr(fleet, "_read", read)
+
+    async def look() -> None:
+        first = await fleet._known(visit)
+        assert first.seen == {}
+        await state.fleet_reading
+
+    asyncio.run(look())
+    assert budgets == [fleet._FIRST_BUDGET_S, fleet._BUDGET_S]
+    assert state.fleet.seen == {"acme": {}}
