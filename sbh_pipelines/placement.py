@@ -162,6 +162,12 @@ def lies_beside(settings: Settings, files: Place, own: Place) -> bool:
     )
 
 
+def is_one_place(here: Settings, one: Place, there: Settings, other: Place) -> bool:
+    """Whether two places of two settings are one."""
+    same = (one.bucket, one.prefix) == (other.bucket, other.prefix)
+    return same and _server(here.storage, one.region) == _server(there.storage, other.region)
+
+
 def _server(storage: StorageSettings, region: str) -> tuple[str, str, str]:
     """Tells servers apart. One that is spelled in two ways counts as two."""
     where = str(storage.path) if storage.kind == "local" else (storage.endpoint_url or "").replace("{region}", region)

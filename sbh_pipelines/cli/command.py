@@ -8,6 +8,7 @@ Answer, which is then shown as a table or as one JSON document. Heavy modules ar
 import inspect
 import os
 import pwd
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
-from sbh_pipelines.cli.output import Answer, print_answer
-from sbh_pipelines.errors import AccessDenied, SettingsError
+from sbh_pipelines.cli.output import Answer, console, print_answer
+from sbh_pipelines.errors import AccessDenied, NotConfirmed, SettingsError
 
 if TYPE_CHECKING:
     from sbh_pipelines.backup.service import BackupService
@@ -120,6 +121,29 @@ class Invocation:
 
         with bars(quiet=self.quiet) as sink:
             yield sink
+
+
+def on_terminal(invocation: Invocation) -> bool:
+    """Whether somebody can be asked."""
+    return not invocation.as_json and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask_for_slug(invocation: Invocation, tenant: str, warning: str, *, on: str, why: str, remedy: str) -> None:
+    """On a terminal the tenant's slug must be typed, below the warning; elsewhere `remedy`, a command, is the only way.
+
+    Raises NotConfirmed with `on` and `why`.
+    """
+    from sbh_pipelines.model import TenantId
+
+    tenant = TenantId.parse(tenant)
+    if on_terminal(invocation):
+        out = console(stderr=True)
+        out.print(warning, soft_wrap=True, markup=False)
+        out.print("Type the tenant's slug to go on: ", end="")
+        if sys.stdin.readline().strip() == tenant:
+            return
+        why = "what was typed is not the tenant's slug"
+    raise NotConfirmed("Not confirmed", on=on, why=why, remedy=remedy)
 
 
 def operating_user() -> "UserContext":

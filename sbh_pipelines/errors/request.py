@@ -148,3 +148,24 @@ class OwnerRefused(RequestError):
 
     code, http_status = "SBH-218", 409
     advice = "the text says whose it is, and gives the command"
+
+
+class TenantMoved(RequestError):
+    """The tenant went to another site, or has not arrived from one: its backups are made there."""
+
+    code, http_status = "SBH-219", 409
+    advice = "work at the site that the text names; `sbh tenants list` shows who went where"
+
+
+class MoveRefused(RequestError):
+    """The tenant cannot be moved so: the sites, or what is at either, do not allow it. Nothing was written."""
+
+    code, http_status = "SBH-220", 409
+    advice = "the text says what is in the way; see [sites.md](sites.md), *Moving a tenant*"
+
+
+class MoveUnproven(RequestError):
+    """What arrived is not what the site that the tenant leaves has now: the move is not finished, and backups go on there."""
+
+    code, http_status = "SBH-221", 409
+    advice = "stop what still writes for the tenant, then give the same command again: it brings the difference"

@@ -15,6 +15,7 @@ from sbh_pipelines.backup.contents.backup_list import LatestBackup, read_head_se
 from sbh_pipelines.backup.create.conditional_puts import ConditionalPuts
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.files.files_beside import FilesBeside, list_beside
+from sbh_pipelines.backup.site.moves import known_moves, moved_error
 from sbh_pipelines.backup.site.owners import KeySeen
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
@@ -278,18 +279,22 @@ def begin(
     *,
     in_one_process: bool = False,
 ) -> list[Draft]:
-    """One draft per slug. Unknown tenants are failed drafts. `in_one_process`: this process goes through all of the steps.
+    """One draft per slug. Unknown tenants, and those that went to another site, are failed drafts.
+    `in_one_process`: this process goes through all of the steps.
 
     A full backup is started at once: lease taken, id chosen. Any other starts when the first step finds that there is
     something to store: most tenants of a tick have not changed, and cost nothing.
     """
     tenants = find_tenants(open_drafts.site.settings, list(slugs))
-    now = open_drafts.site.clock()
+    moves, now = known_moves(open_drafts.site, tenants.values()), open_drafts.site.clock()
 
     def fresh(slug: TenantId) -> Draft:
         draft = new_draft(tenants.get(slug) or Tenant(slug, "", "", ""), created_by, kind, description, now)
         draft = replace(draft, in_one_process=in_one_process)
-        return draft if slug in tenants else draft.failed("begin", unknown(slug))
+        if slug not in tenants:
+            return draft.failed("begin", unknown(slug))
+        move = moves.get(draft.tenant)
+        return draft if move is None else draft.failed("begin", moved_error(draft.tenant, move))
 
     drafts = [fresh(slug) for slug in dict.fromkeys(slugs)]
     return open_drafts.each(drafts, "begin", lambda d: start(open_drafts, d)) if kind is BackupType.FULL else drafts

@@ -27,6 +27,7 @@ from sbh_pipelines.backup.health.findings import (
 from sbh_pipelines.backup.health.journal import JournalState, look_at_journal
 from sbh_pipelines.backup.health.observation import Observation, observations_of
 from sbh_pipelines.backup.journal.view.standing import Newest
+from sbh_pipelines.backup.site.moves import known_moves
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.errors import SbhError, StoreUnavailable, TenantErased
 from sbh_pipelines.model import Tenant, TenantId, parse_timestamp
@@ -87,10 +88,13 @@ def examine(
     unusable: Sequence[SbhError] = (),
     source: SbhError | None = None,
     everyone: bool = False,
+    here_only: bool = False,
     max_age_s: float = 0.0,
     budget_s: float | None = None,
 ) -> Examination:
-    """`source`: why the tenants could not be listed. `everyone`: they are all there are."""
+    """`source`: why the tenants could not be listed. `everyone`: they are all there are. `here_only`: without those that went to
+    another site, or have not arrived from one.
+    """
     now, findings = site.clock(), list[Finding]()
     if source is not None:
         findings.append(Finding(SOURCE, "source_unreachable", "", source, CRITICAL))
@@ -103,6 +107,9 @@ def examine(
         known |= records
     lost = {region for region, state in regions.items() if not state.store}
     locked = {region for region, state in regions.items() if state.key is False}
+    if here_only:  # of a store that does not answer nothing more is asked
+        elsewhere = known_moves(site, [t for t in tenants if t.region not in lost])
+        tenants = [t for t in tenants if t not in elsewhere]
     reachable = [t for t in tenants if t.region not in lost]
     kept = observations_of(site)
     if everyone and source is None:

@@ -43,6 +43,7 @@ PRIMARY_ONLY = frozenset(
         "keys.rotate",
         "tenant.erase",
         "tenant.rehome",
+        "tenant.move",
     }
 )
 # What writes where backups are made, and is refused where a copy took over. To erase is possible there as long as anything is.

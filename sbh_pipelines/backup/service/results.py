@@ -37,6 +37,9 @@ from sbh_pipelines.backup.keys.copy_rotation import CopyRotation
 from sbh_pipelines.backup.keys.forgotten_copies import ForgottenAtCopy
 from sbh_pipelines.backup.keys.key_state import KeyState
 from sbh_pipelines.backup.keys.rotation import OwnerRotation, RotationReport
+from sbh_pipelines.backup.move.move import Moved
+from sbh_pipelines.backup.move.plan import MovePlan
+from sbh_pipelines.backup.move.proof import MoveProof
 from sbh_pipelines.backup.recover.platform_backup import PlatformBackup
 from sbh_pipelines.backup.recover.recovery import RecoveryReport, TenantRecovery
 from sbh_pipelines.backup.restore.into_schema import DroppedLooks, SchemaCopy
@@ -50,6 +53,7 @@ from sbh_pipelines.backup.retain.journal_retention import JournalUpkeep
 from sbh_pipelines.backup.retain.prune import NothingToPrune, PruneReport
 from sbh_pipelines.backup.service.audit import EventListing
 from sbh_pipelines.backup.service.upkeep.journal import JournalGaps, JournalSetup
+from sbh_pipelines.backup.site.moves import MovedTenant
 from sbh_pipelines.database.merge.fit.columns import SchemaDifference
 from sbh_pipelines.database.rebuild.new_schema import Look
 from sbh_pipelines.repository.catalog.erased import ErasedCopy
@@ -96,6 +100,10 @@ __all__ = [
     "LeftBehind",
     "Look",
     "MomentWindow",
+    "MovePlan",
+    "MoveProof",
+    "Moved",
+    "MovedTenant",
     "NewestDrill",
     "NothingToPrune",
     "OpenFile",

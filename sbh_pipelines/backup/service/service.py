@@ -31,6 +31,7 @@ from sbh_pipelines.backup.service.upkeep.copies import Copies
 from sbh_pipelines.backup.service.upkeep.drills import Drills
 from sbh_pipelines.backup.service.upkeep.health import Health
 from sbh_pipelines.backup.service.upkeep.journal import ChangeJournal
+from sbh_pipelines.backup.service.upkeep.moves import Moves
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.document import as_document
 from sbh_pipelines.model import BackupType, Clock, ProgressSink, no_progress, utc_now
@@ -60,6 +61,7 @@ class BackupService:
         health: health, metrics
         journal: what changes between two backups
         copies: the backups once more, in another place
+        moves: tenants that go to another site
         tokens: bearer tokens
         launches: what a face asks before it launches long work
     """
@@ -83,6 +85,7 @@ class BackupService:
         self.health = Health(gate)
         self.journal = ChangeJournal(gate, self.backups.manifest_cache)
         self.copies = Copies(gate)
+        self.moves = Moves(gate, self.backups)
         self.tokens = TokenIssue(gate)
         self.launches = Launches(gate)
         # The specification's names.

@@ -5,13 +5,14 @@ Only a process that asks for it (`remember`) takes a tenant's row as it was a mo
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.ownership import described_tenant
+from sbh_pipelines.backup.site.moves import MovedTenant, backed_up_here, moved_away
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import find_tenant, list_tenants, unknown
 from sbh_pipelines.errors import SbhError, SourceError, StoreError, UnknownTenant
@@ -49,12 +50,17 @@ class Tenants:
         self._age_s = seconds
 
     def all(self) -> list[Tenant]:
-        """The tenants of the application that can be backed up, by slug."""
+        """The tenants of the application that can be backed up, by slug; without those that went to another site."""
         return list(self._known().by_slug.values()) if self._age_s else self._listed()
 
     def visible_to(self, user_ctx: UserContext) -> list[Tenant]:
         """Those of them that the caller may see."""
         return [tenant for tenant in self.all() if user_ctx.tenant_id in (ALL_TENANTS, tenant.id)]
+
+    def moved(self, user_ctx: UserContext) -> Sequence[MovedTenant]:
+        """Those that went to another site, and whose rows are still here; of them those that the caller may see."""
+        listed = list_tenants(self._site.settings).tenants
+        return moved_away(self._site, [one for one in listed if user_ctx.tenant_id in (ALL_TENANTS, one.id)])
 
     def unusable(self) -> list[SbhError]:
         """An error for each tenant that cannot be backed up (slug malformed, shared or missing).
@@ -87,7 +93,7 @@ class Tenants:
         self._site.check_place(tenant)
 
     def _listed(self) -> list[Tenant]:
-        return list(list_tenants(self._site.settings).tenants)
+        return backed_up_here(self._site, list_tenants(self._site.settings).tenants)
 
     def _looked_up(self, slug: TenantId, gone: bool) -> Tenant:
         try:

@@ -1,14 +1,14 @@
 """`sbh fleet`: up to when the tenants of several sites are safe, in one table, the worst first."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sbh_pipelines.cli.command import Invocation, command
-from sbh_pipelines.cli.output import Answer, count, plural, print_issues, table, utc
+from sbh_pipelines.cli.output import Answer, count, plural, print_issues, printable, table, utc
 from sbh_pipelines.cli.show.spans import met, span
 from sbh_pipelines.errors import BatchError, SbhError
 
@@ -53,6 +53,7 @@ class FleetSite:
         tenants: How many tenants it has.
         missed: How many of them miss their objective, or have no backup.
         issues: What could not be read; where it is nothing of the site at all, there are no tenants.
+        moved: Tenants that went to another site, by name, and which.
     """
 
     site: str
@@ -60,6 +61,7 @@ class FleetSite:
     tenants: int
     missed: int
     issues: Sequence[SbhError]
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def _site(invocation: Invocation, file: Path | None) -> tuple[FleetSite, list[Fl
         settings = own.settings()
         name = settings.site.name or shown
         service, user = own.service(), own.user()
+        moved = {one.tenant_id: one.to for one in service.tenants.moved(user)}
         tiers = {str(tenant.id): tenant.tier for tenant in service.tenants.visible_to(user)}
         points = service.backups.recovery_points([], user)
     except SbhError as error:
@@ -123,7 +126,7 @@ def _site(invocation: Invocation, file: Path | None) -> tuple[FleetSite, list[Fl
         objective = settings.recovery_point_objective_s(tier)
         missed = lost is None or (objective is not None and lost > objective)
         tenants.append(FleetTenant(name, point.tenant_id, tier, time, lost, objective, missed))
-    return FleetSite(name, shown, len(tenants), sum(t.missed for t in tenants), points.issues), tenants
+    return FleetSite(name, shown, len(tenants), sum(t.missed for t in tenants), points.issues, moved), tenants
 
 
 def _show(out: Any, made: Fleet) -> None:
@@ -145,6 +148,8 @@ def _show(out: Any, made: Fleet) -> None:
     title = plural(len(made.tenants), "tenant")
     out.print(table(title if len(rows) == len(made.tenants) else f"The worst {_SHOWN} of {title}", columns, rows))
     for site in made.sites:
+        for tenant_id, to in site.moved.items():
+            out.print(printable(f"{tenant_id} went from {site.site} to {to}"), style="dim", markup=False)
         print_issues(out, site.issues)
 
 

@@ -1,13 +1,12 @@
 """`sbh restore`: see what a restore would do, do it, undo it, and see how restores stand."""
 
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sbh_pipelines.backup.restore.request import OPTIONS, Face, RestoreRequest
-from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, ask_for_slug, command, on_terminal
 from sbh_pipelines.cli.commands.backup import BackupArgument, TenantOption, resolve
 from sbh_pipelines.cli.commands.tenants import FormerKeyOption
 from sbh_pipelines.cli.options import (
@@ -25,7 +24,7 @@ from sbh_pipelines.cli.output import Answer, console, plural, printable
 from sbh_pipelines.cli.show.approvals import approval_answer
 from sbh_pipelines.cli.show.plan import scope_text, show_plan
 from sbh_pipelines.cli.show.restores import looks_table, restores_table, show_restore, show_schema, show_status
-from sbh_pipelines.errors import NotConfirmed, RepositoryError, RequestError
+from sbh_pipelines.errors import RepositoryError, RequestError
 from sbh_pipelines.model import ReferencePolicy
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def run(
         if chosen.startswith("@"):
             with invocation.progress() as progress:
                 chosen = service.restores.resolve(chosen, tenant, user, request, progress=progress)
-        if request.samples and _on_terminal(invocation):
+        if request.samples and on_terminal(invocation):
             plan = service.restores.plan(
                 chosen,
                 tenant,
@@ -314,21 +313,7 @@ def _into_schema(
     return Answer(copy, lambda out: show_schema(out, copy), [copy.schema])
 
 
-def _on_terminal(invocation: Invocation) -> bool:
-    return not invocation.as_json and sys.stdin.isatty() and sys.stderr.isatty()
-
-
 def _ask(invocation: Invocation, what: str, tenant: str, confirmed: str) -> None:
-    """On a terminal the tenant's slug must be typed; elsewhere --confirm is the only way. Raises NotConfirmed."""
-    from sbh_pipelines.model import TenantId
-
-    tenant = TenantId.parse(tenant)
-    refusal = "it overwrites the tenant's rows and files"
-    if _on_terminal(invocation):
-        out = console(stderr=True)
-        out.print(f"This overwrites {printable(what)}.", soft_wrap=True)
-        out.print("Type the tenant's slug to go on: ", end="")
-        if sys.stdin.readline().strip() == tenant:
-            return
-        refusal = "what was typed is not the tenant's slug"
-    raise NotConfirmed("Not confirmed", on=what, why=refusal, remedy=confirmed)
+    """Raises NotConfirmed."""
+    why = "it overwrites the tenant's rows and files"
+    ask_for_slug(invocation, tenant, f"This overwrites {printable(what)}.", on=what, why=why, remedy=confirmed)

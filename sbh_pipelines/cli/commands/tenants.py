@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sbh_pipelines.cli.command import FromCopyOption, Invocation, command
-from sbh_pipelines.cli.output import Answer, count, plural, table, utc
+from sbh_pipelines.cli.command import FromCopyOption, Invocation, ask_for_slug, command, on_terminal
+from sbh_pipelines.cli.output import Answer, console, count, plural, printable, table, utc
 from sbh_pipelines.cli.show.journal import show_windows
+from sbh_pipelines.cli.show.moves import show_move_plan, show_moved
 from sbh_pipelines.errors import RequestError, SbhError
 from sbh_pipelines.model import size_text
 
@@ -56,13 +58,18 @@ def failed_table(title: str, failed: Sequence[FailedTenant], *, remedies: bool =
 
 @command(app, "list", permission="backup.list")
 def list_tenants(invocation: Invocation) -> Answer:
-    """List the tenants, as the application's tenants table has them, and those whose slug cannot be used."""
+    """List the tenants, as the application's tenants table has them, those that went to another site, and unusable slugs."""
     tenants = invocation.service().tenants
-    found, unusable = tenants.visible_to(invocation.user()), tenants.unusable()
+    user = invocation.user()
+    found, moved, unusable = tenants.visible_to(user), tenants.moved(user), tenants.unusable()
     rows = [(tenant.id, tenant.region, tenant.tier, tenant.key) for tenant in found]
 
     def show(out: Any) -> None:
         out.print(table(plural(len(found), "tenant"), ("tenant", "region", "tier", "key"), rows))
+        if moved:
+            gone = [(one.tenant_id, one.to, utc(one.moved_at), one.backup_id) for one in moved]
+            columns = ("tenant", "backed up at", "since", "last backup here")
+            out.print(table(f"{plural(len(moved), 'tenant')} that went to another site", columns, gone))
         if unusable:
             lines = [(error.on, error.what, error.why, error.remedy) for error in unusable]
             columns = ("which", "~what is wrong", "~why", "~what to do next")
@@ -251,6 +258,54 @@ def retire(
     keys = ", ".join(done.former_keys) or "none that a backup names"
     told = f"{done.home} is put aside (keys: {keys}); the next tenant of {tenant} begins as {done.next_home}"
     return Answer(done, lambda out: out.print(told, markup=False), [tenant])
+
+
+@command(app, "move", permission="tenant.move")
+def move(
+    invocation: Invocation,
+    tenant: SlugArgument,
+    source: Annotated[
+        Path, typer.Option("--from", help="Settings file of the site that it leaves.", metavar="SETTINGS")
+    ],
+    target: Annotated[
+        Path, typer.Option("--to", help="Settings file of the site that it comes to.", metavar="SETTINGS")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what it would do, and every reason to refuse it.")
+    ] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Yes, move it: the application writes no more for it.")
+    ] = False,
+) -> Answer:
+    """Move a tenant to another site: rows, files and all of its backups, after a final one. Nothing at the first site is removed.
+
+    First have the application stop writing for the tenant. What wrote all the same is found out, and the move is then not finished;
+    the same command goes on, as after a crash. Other tenants are not touched.
+    """
+    ends = [Invocation(settings_file=file) for file in (source, target)]
+    here, there = (end.service().moves for end in ends)
+    user, user_there = (end.user() for end in ends)
+    with invocation.progress() as progress:
+        if not dry_run and confirm:
+            moved = here.run(tenant, user, there, user_there, progress=progress)
+            return Answer(moved, lambda out: show_moved(out, moved), [moved.arrival_id])
+        plan = here.plan(tenant, user, there, user_there, progress=progress)
+    if dry_run:
+        status = plan.problems[0].exit_status if plan.problems else 0
+        return Answer(plan, lambda out: show_move_plan(out, plan), [plan.stage], status)
+    if on_terminal(invocation):
+        show_move_plan(console(stderr=True), plan)
+    ask_for_slug(
+        invocation,
+        tenant,
+        f"This moves {plan.tenant_id} to {printable(plan.to_site)}. The application must write no more for it.",
+        on=f"{plan.tenant_id} from {plan.from_site} to {plan.to_site}",
+        why="it writes the tenant's rows and files there, and ends its backups here",
+        remedy=f"sbh tenants move {plan.tenant_id} --from {source} --to {target} --confirm",
+    )
+    with invocation.progress() as progress:
+        moved = here.run(tenant, user, there, user_there, progress=progress)
+    return Answer(moved, lambda out: show_moved(out, moved), [moved.arrival_id])
 
 
 @command(app, "certificate", permission="tenant.erase")

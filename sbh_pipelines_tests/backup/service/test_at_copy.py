@@ -150,6 +150,7 @@ REFUSED: dict[str, Callable[[BackupService], object]] = {
     "keys.rotate": lambda s: s.keys.rotate([VICTIM], ADMIN),
     "tenant.erase": lambda s: s.keys.erase(VICTIM, ADMIN, confirm=VICTIM, reason="asked"),
     "tenant.rehome": lambda s: s.keys.retire(VICTIM, ADMIN, confirm=VICTIM),
+    "tenant.move": lambda s: s.moves.plan(VICTIM, ADMIN, s.moves, ADMIN),
     "platform.backup": lambda s: s.platform.create(ADMIN),
 }
 

@@ -19,18 +19,19 @@ _AHEAD = 16
 
 @dataclass(slots=True)
 class FolderCopy:
-    """One folder at both ends; the prefix is the same.
+    """One folder at both ends.
 
     Attributes:
         here: The source's store.
         there: The copy's.
-        prefix: Ends with `/`.
+        prefix: Of the source's; ends with `/`.
         transfers: What stores and counts.
         if_damaged: Asked where the source's object of this name is damaged: whether to leave it out and go on.
         attributes: What is stored with an object of this name, such as its object lock.
         between: Called after each object; what it raises ends the work.
         objects: Objects that were stored at the copy by this.
         bytes: Their bytes.
+        prefix_there: Of the other end's; None: the same.
     """
 
     here: FileStore
@@ -42,6 +43,12 @@ class FolderCopy:
     between: Callable[[], None] = lambda: None
     objects: int = 0
     bytes: int = 0
+    prefix_there: str | None = None
+
+    @property
+    def below(self) -> str:
+        """The prefix at the other end."""
+        return self.prefix if self.prefix_there is None else self.prefix_there
 
     def bring(
         self,
@@ -82,15 +89,16 @@ class FolderCopy:
             self.bytes += size
 
     def _one(self, one: Wanted, immutable: bool, if_vanished: str, left_out: list[str], anew: bool) -> int | None:
-        key = self.prefix + one.name
+        key, key_there = self.prefix + one.name, self.below + one.name
         anew = not one.absent and (anew or is_proved(key))
         if immutable and not one.absent and not anew:
-            raise diverged(self.there.url(key), f"it has {one.size_there:,} bytes there, {one.size:,} here")
+            raise diverged(self.there.url(key_there), f"it has {one.size_there:,} bytes there, {one.size:,} here")
         try:
             stored = self.transfers.copy(
                 self.here,
                 self.there,
                 key,
+                key_there=key_there,
                 size=one.size,
                 etag=one.etag,
                 immutable=immutable,
@@ -114,9 +122,9 @@ class FolderCopy:
 
         Raises CopyError where the copy's store lost what it acknowledged.
         """
-        inventory.add_target(all_below(self.there, self.prefix))
+        inventory.add_target(all_below(self.there, self.below), self.below)
         missing = inventory.missing(kinds)
         if missing is not None:
             raise lost(
-                self.there.url(self.prefix + missing), "it was stored a moment ago and is not listed, or not whole"
+                self.there.url(self.below + missing), "it was stored a moment ago and is not listed, or not whole"
             )

@@ -57,15 +57,15 @@ class Inventory:
         """What the source has; `without`: a kind that another listing tells."""
         self._add("here", listing, without)
 
-    def add_target(self, listing: Iterable[ObjectInfo]) -> None:
-        """What the copy has, in place of an earlier listing of it."""
+    def add_target(self, listing: Iterable[ObjectInfo], prefix: str | None = None) -> None:
+        """What the copy has, in place of an earlier listing of it. `prefix`: of its keys, where it is another than the source's."""
         self._db.execute("DELETE FROM there")
-        self._add("there", listing, None)
+        self._add("there", listing, None, prefix)
 
-    def _add(self, table: str, listing: Iterable[ObjectInfo], without: int | None) -> None:
+    def _add(self, table: str, listing: Iterable[ObjectInfo], without: int | None, prefix: str | None = None) -> None:
         rows: list[tuple[str, int, int, str, float]] = []
         insert = f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?, ?, ?)"  # nosec B608  # one of two names of ours
-        skip = len(self._prefix)
+        skip = len(self._prefix if prefix is None else prefix)
         for info in listing:
             name = info.key[skip:]
             kind = self._kind_of(name)

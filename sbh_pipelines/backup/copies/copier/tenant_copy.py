@@ -68,8 +68,10 @@ _PLANS = 4  # how often a tenant is planned while its repository is pruned
 _NEEDED = (Kind.PACK, Kind.INDEX, Kind.DOCUMENT)
 
 
-def copy_tenant(place: CopyPlace, tenant: HousedTenant, transfers: Transfers, *, anew: bool = False) -> tuple[int, int]:
-    """(objects, bytes) that were stored at the copy; (0, 0) where it has everything.
+def copy_tenant(
+    place: CopyPlace, tenant: HousedTenant, transfers: Transfers, *, anew: bool = False, trail: bool = True
+) -> tuple[int, int]:
+    """(objects, bytes) that were stored at the copy; (0, 0) where it has everything. Without `trail` no event is brought.
 
     `anew`: what is at the copy was found not to be whole, so none of it is believed: all is read, and what is another put again.
 
@@ -78,7 +80,7 @@ def copy_tenant(place: CopyPlace, tenant: HousedTenant, transfers: Transfers, *,
     does not keep what needs none from being copied: then PartlyCopied is raised, at the end.
     """
     with _at_work(place, tenant) as lease:
-        copy = _TenantCopy(place, tenant, transfers, anew, lease)
+        copy = _TenantCopy(place, tenant, transfers, anew, lease, trail)
         _planned(copy, tenant)
     if copy.damaged is not None:
         said = copy.damaged
@@ -123,13 +125,21 @@ def _planned(copy: "_TenantCopy", tenant: HousedTenant) -> None:
 
 class _TenantCopy:
     def __init__(
-        self, place: CopyPlace, tenant: HousedTenant, transfers: Transfers, anew: bool, lease: leases.Lease | None
+        self,
+        place: CopyPlace,
+        tenant: HousedTenant,
+        transfers: Transfers,
+        anew: bool,
+        lease: leases.Lease | None,
+        trail: bool,
     ) -> None:
-        self._lease, self._asked = lease, time.monotonic()
+        self._lease, self._asked, self._trail = lease, time.monotonic(), trail
         self._place, self._tenant, self._transfers, self._anew = place, tenant, transfers, anew
         here, prefix = place.source.backup_store(tenant)
-        there, _ = place.target.backup_store(tenant)
-        self.folder = FolderCopy(here, there, prefix, transfers, self._leave_out, self._attributes, self._between)
+        there, below = place.target.backup_store(tenant)
+        self.folder = FolderCopy(
+            here, there, prefix, transfers, self._leave_out, self._attributes, self._between, prefix_there=below
+        )
         self._locks = transfers.locks(tenant.region)
         self.damaged: SbhError | None = None
         self._lost: dict[bytes, CorruptObject] = {}  # packs of which neither end has a whole one
@@ -156,18 +166,19 @@ class _TenantCopy:
         head = self._read_head()
         with Inventory(folder.prefix, repository_kind) as inventory:
             inventory.add_source(all_below(folder.here, folder.prefix + Keys.MANIFESTS))
-            beside = _Beside(folder.prefix)
-            inventory.add_target(beside.noted(all_below(folder.there, folder.prefix)))
+            beside = _Beside(folder.below)
+            inventory.add_target(beside.noted(all_below(folder.there, folder.below)), folder.below)
             self._bring_keys(beside.epochs)
             inventory.add_source(all_below(folder.here, folder.prefix), without=Kind.MANIFEST)
             brought = folder.bring(inventory, _NEEDED, anew=self._anew)
             if brought:
                 folder.check_arrived(inventory, _NEEDED)
-            folder.bring(inventory, [Kind.EVENT])
+            if self._trail:
+                folder.bring(inventory, [Kind.EVENT])
             folder.bring(inventory, [Kind.HOLD], immutable=False, if_vanished="skip")
             if brought and is_bound(self._tenant):
                 admit(self._place, self._tenant)  # an erasure may have begun meanwhile
-            forgotten = forgotten_here(folder.there, folder.prefix) if beside.forgets else ()
+            forgotten = forgotten_here(folder.there, folder.below) if beside.forgets else ()
             skipped = {Keys.manifest(backup_id) for backup_id in forgotten}
             skipped -= {inventory.last(Kind.MANIFEST)}  # whatever is said there, the newest is copied
             skipped = _without_held(skipped, inventory.names(Kind.HOLD))
@@ -221,7 +232,7 @@ class _TenantCopy:
         pack_id = pack_id_of(name.removeprefix(Keys.PACKS))
         if pack_id is None:
             return False
-        if not self._is_marked_damaged(pack_id) and not is_whole(self.folder.there, self.folder.prefix + name):
+        if not self._is_marked_damaged(pack_id) and not is_whole(self.folder.there, self.folder.below + name):
             self._lost[pack_id] = error
         return True
 
@@ -270,7 +281,7 @@ class _TenantCopy:
 
     def _manifest(self, one: Wanted) -> None:
         folder = self.folder
-        key = folder.prefix + one.name
+        key, key_there = folder.prefix + one.name, folder.below + one.name
         try:
             body = read_source(folder.here, key, most_bytes(Keys.MANIFESTS), one.etag)
         except SourceVanished:
@@ -298,8 +309,8 @@ class _TenantCopy:
                 )
                 return
         if not one.absent:
-            self._check_same(key, document)
-        if self._transfers.put(folder.there, key, body, self._attributes(one.name), absent=one.absent):
+            self._check_same(key_there, document)
+        if self._transfers.put(folder.there, key_there, body, self._attributes(one.name), absent=one.absent):
             folder.counted(len(body))
 
     def _check_same(self, key: str, document: dict[str, object]) -> None:
@@ -320,7 +331,7 @@ class _TenantCopy:
 
     def _read_head(self) -> bytes | None:
         """Read before the events are listed: a head that is ahead of its trail says that the trail was cut."""
-        if not is_bound(self._tenant):
+        if not (self._trail and is_bound(self._tenant)):
             return None
         store, _ = self._place.source.audit_store(self._tenant.region)
         try:

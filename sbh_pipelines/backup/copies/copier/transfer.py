@@ -100,13 +100,14 @@ class Transfers:
         key: str,
         *,
         size: int,
+        key_there: str | None = None,
         etag: str = "",
         immutable: bool = True,
         absent: bool = False,
         anew: bool = False,
         attributes: Mapping[str, str] | None = None,
     ) -> bool:
-        """Store one object of `size` bytes under the same key; False where it was there already.
+        """Store one object of `size` bytes, under the same key unless `key_there` names another; False where it was there already.
 
         `etag`: what a listing of the source says of it. `immutable`: its name has one content for ever, so that one of the same
         size is the same; otherwise the bytes are compared, and it is overwritten where they differ. `absent`: a listing says
@@ -116,16 +117,17 @@ class Transfers:
         Raises SourceVanished, CopyDiverged where an immutable name has another content there, CorruptObject where the content
         is not its name's, CopyError where the copy's store does not have what it acknowledged, and the stores' errors.
         """
-        if not absent and immutable and not anew and self._is_there(store_to, key, size):
+        key_there = key if key_there is None else key_there
+        if not absent and immutable and not anew and self._is_there(store_to, key_there, size):
             return False
-        if anew and is_proved(key) and is_whole(store_to, key, size):
+        if anew and is_proved(key) and is_whole(store_to, key_there, size):
             return False
         if size <= WHOLE_BYTES or (not immutable and size <= CHANGING_BYTES):
             self._limiter.take(size)
             with self._whole:
                 body = read_source(store_from, key, size, etag)
                 _check_document(key, body, store_from.url(key))
-                return self._store(store_to, key, body, immutable and not anew, attributes, absent)
+                return self._store(store_to, key_there, body, immutable and not anew, attributes, absent)
         if not immutable:
             raise CopyError(
                 "An object that changes is too large to be copied",
@@ -134,7 +136,7 @@ class Transfers:
                 remedy="see who can write to the bucket: none of this program's is so large",
             )
         with self._large:
-            self._stream(store_from, store_to, key, size, attributes or {})
+            self._stream(store_from, store_to, key, key_there, size, attributes or {})
         self._count(size)
         return True
 
@@ -200,23 +202,29 @@ class Transfers:
         return True
 
     def _stream(
-        self, store_from: FileStore, store_to: FileStore, key: str, size: int, attributes: Mapping[str, str]
+        self,
+        store_from: FileStore,
+        store_to: FileStore,
+        key: str,
+        key_there: str,
+        size: int,
+        attributes: Mapping[str, str],
     ) -> None:
         content = _Content(key, store_from.url(key), parts=True)
         try:
             _, pieces = store_from.stream(key)
         except ObjectMissing as error:
             raise vanished(error) from None
-        store_to.put_stream(key, self._passed(pieces, content, size), attributes, size=size)
-        found = store_to.head(key)
+        store_to.put_stream(key_there, self._passed(pieces, content, size), attributes, size=size)
+        found = store_to.head(key_there)
         if found.size != size:
-            raise lost(store_to.url(key), f"it has {found.size:,} bytes of {size:,}")
+            raise lost(store_to.url(key_there), f"it has {found.size:,} bytes of {size:,}")
         if not content.is_proved_by(found.etag):
-            there = _Content(key, store_to.url(key))
+            there = _Content(key_there, store_to.url(key_there))
             for at in range(0, size, _PART):
-                there.add(store_to.get_range(key, at, min(_PART, size - at)))
+                there.add(store_to.get_range(key_there, at, min(_PART, size - at)))
             if there.sha256 != content.sha256:
-                raise lost(store_to.url(key), "what it has is not what was sent")
+                raise lost(store_to.url(key_there), "what it has is not what was sent")
 
     def _passed(self, pieces: Iterable[memoryview], content: "_Content", size: int) -> Iterator[bytes]:
         """The pieces. An error before the last one leaves no object, so the last one is kept until all is checked."""

@@ -8,9 +8,10 @@ from sbh_pipelines.backup.drill.records import DamagedDrill, DrillRecord, choose
 from sbh_pipelines.backup.drill.recovery_report import RecoveryObjectives, recovery_report
 from sbh_pipelines.backup.drill.scenarios import parse_scenarios
 from sbh_pipelines.backup.service.gate import Gate
+from sbh_pipelines.backup.site.moves import backed_up_here
 from sbh_pipelines.database.rebuild.throwaway import drill_server, drop_leftovers
 from sbh_pipelines.database.schema.tenants import list_tenants
-from sbh_pipelines.model import ProgressSink, no_progress
+from sbh_pipelines.model import ProgressSink, Tenant, no_progress
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext
 
 
@@ -60,7 +61,7 @@ class Drills:
         """The tenants to drill next, those first whose last drill is longest ago; None: `drill.tenants_per_drill` of them."""
         self._gate.authorize(user_ctx, "drill.run", ALL_TENANTS)
         wanted = self._site.settings.drill.tenants_per_drill if number is None else number
-        found = choose_tenants(self._site, list_tenants(self._site.settings).tenants, wanted)
+        found = choose_tenants(self._site, self._listed(), wanted)
         return [str(tenant.id) for tenant in found]
 
     def report(self, user_ctx: UserContext, tenant_ids: Sequence[str] = ()) -> RecoveryObjectives:
@@ -70,9 +71,11 @@ class Drills:
         """
         tenants = [self._gate.allowed(tenant_id, user_ctx, "report.read") for tenant_id in dict.fromkeys(tenant_ids)]
         if not tenant_ids:
-            everyone = list_tenants(self._site.settings).tenants
-            tenants = [tenant for tenant in everyone if user_ctx.tenant_id in (ALL_TENANTS, tenant.id)]
+            tenants = [tenant for tenant in self._listed() if user_ctx.tenant_id in (ALL_TENANTS, tenant.id)]
         return recovery_report(self._site, tenants)
+
+    def _listed(self) -> list[Tenant]:
+        return backed_up_here(self._site, list_tenants(self._site.settings).tenants)
 
 
 def _props(record: DrillRecord) -> dict[str, object]:

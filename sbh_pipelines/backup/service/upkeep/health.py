@@ -76,6 +76,7 @@ class Health:
             unusable=unusable,
             source=source,
             everyone=everyone,
+            here_only=True,
             max_age_s=self._site.settings.health.refresh_s,
             budget_s=budget_s,
         )

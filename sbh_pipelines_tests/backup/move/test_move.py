@@ -1,0 +1,98 @@
+"""A tenant that moves between sites: its rows, its files and its history arrive, and nobody else notices."""
+
+import shutil
+
+import pytest
+
+from sbh_pipelines.errors import TenantMoved
+from sbh_pipelines_tests.backup.move.two_sites import WITHOUT_ACME, TwoSites
+from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT
+
+
+def test_a_tenant_arrives_with_all_it_has_and_had(sites: TwoSites) -> None:
+    first = sites.source.create_backup(ACME, ADMIN)["id"]
+    before = sites.here.state(ACME)
+    sites.here.wreck(ACME)
+    now, others = sites.here.state(ACME), sites.others()
+    moved = sites.move()
+    assert sites.there.state(ACME) == now == sites.here.state(ACME)
+    assert sites.others() == others
+    assert moved.proof is not None
+    assert moved.proof.files == len(now.files)
+    there = sites.target
+    listed = [backup["id"] for backup in there.list_backups(ACME, ADMIN)]
+    assert listed == [moved.arrival_id, moved.backup_id, first]
+    for backup in listed:
+        assert there.validate_backup(backup, ACME, ADMIN, deep=True)["issues"] == []
+    there.restore_backup(first, ACME, ADMIN)
+    assert sites.there.state(ACME) == before
+    assert sites.others() == others
+
+
+def test_the_history_goes_on_where_it_came(sites: TwoSites) -> None:
+    """Holds come along; the next incremental backup builds on what came; the trail says where the former one ended."""
+    first = sites.source.create_backup(ACME, ADMIN)["id"]
+    sites.source.retention.hold(ACME, ADMIN, backup_id=first, reason="litigation")
+    sites.source.keys.rotate([ACME], ADMIN)
+    moved = sites.move()
+    there = sites.target
+    arrival = there.get_backup(moved.arrival_id, ACME, ADMIN)
+    assert (arrival["type"], arrival["parent"]) == ("incremental", moved.backup_id)
+    assert first in [hold.backup_id for hold in there.retention.holds(ACME, ADMIN)]
+    sites.there.database.run("UPDATE projects SET body = 'changed there' WHERE tenant_id = 1 AND id % 5 = 0")
+    made = there.create_backup(ACME, ADMIN, "incremental")
+    assert made["type"] == "incremental"
+    assert made["parent"] == moved.arrival_id
+    (arrived,) = [one for one in there.audit.events(ADMIN, ACME).events if one.event == "tenant.arrived"]
+    left = sites.source.audit.events(ADMIN, ACME).events
+    assert arrived.props["trail_before"]["hash"] in [one.hash for one in left]
+    assert arrived.props["proof"]["rows"] > 0
+    assert {"tenant.move_started", "tenant.moved"} <= {one.event for one in left}
+
+
+def test_nothing_at_the_first_site_asks_for_backups_any_more(sites: TwoSites) -> None:
+    for tenant in (ACME, BOLT):
+        sites.source.create_backup(tenant, ADMIN)
+    sites.move()
+    here = sites.source
+    assert [tenant.id for tenant in here.tenants.all()] == [BOLT]
+    assert [(one.tenant_id, one.to) for one in here.tenants.moved(ADMIN)] == [(ACME, "eu_2")]
+    assert [tenant.id for tenant in here.health.examine(ADMIN).tenants] == [BOLT]
+    assert here.drills.candidates(ADMIN, 5) == [BOLT]
+    assert here.drills.report(ADMIN).tenants == 1
+    assert [point.tenant_id for point in here.backups.recovery_points([], ADMIN).recovery_points] == [BOLT]
+    for kind in ("full", "incremental"):
+        with pytest.raises(TenantMoved, match="moved to eu_2"):
+            here.create_backup(ACME, ADMIN, kind)
+    assert here.list_backups(ACME, ADMIN), "what it had is still read"
+
+
+def test_what_is_left_is_erased_and_the_tenant_comes_back(sites: TwoSites) -> None:
+    sites.source.create_backup(ACME, ADMIN)
+    sites.move()
+    state = sites.there.state(ACME)
+    sites.source.keys.erase(ACME, ADMIN, confirm=ACME, reason="moved")
+    assert sites.there.state(ACME) == state
+    assert sites.target.list_backups(ACME, ADMIN)
+    sites.here.database.run(WITHOUT_ACME)
+    shutil.rmtree(sites.here.bucket / "files" / ACME / "docs")
+    (sites.here.bucket / "files" / ACME / "empty").unlink()
+    sites.source.keys.readmit(ACME, ADMIN)
+    back = sites.target.moves.run(ACME, ADMIN, sites.source.moves, ADMIN)
+    assert sites.here.state(ACME) == state
+    assert back.to_site == "eu_1"
+    assert [tenant.id for tenant in sites.source.tenants.all()] == [ACME, BOLT]
+    assert [one.to for one in sites.target.tenants.moved(ADMIN)] == ["eu_1"]
+    sites.source.create_backup(ACME, ADMIN, "incremental")
+
+
+def test_a_plan_writes_nothing_and_says_how_far_a_move_is(sites: TwoSites) -> None:
+    sites.source.create_backup(ACME, ADMIN)
+    plan = sites.plan()
+    assert (plan.stage, plan.from_site, plan.to_site, plan.problems) == ("new", "eu_1", "eu_2", [])
+    assert plan.files == 4
+    assert plan.rows == sum(text.count(b"\n") for text in sites.here.state(ACME).rows.values())
+    assert plan.objects > 5
+    assert sites.there.state(ACME).rows["tenants"] == b""
+    sites.move()
+    assert sites.plan().stage == "done"
