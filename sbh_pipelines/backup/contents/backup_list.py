@@ -6,7 +6,6 @@ forged, it is made anew from the manifests. What the next backup needs of the ne
 that costs no request for its manifest and its documents. So is where the audit trail ended, which costs none for its head.
 """
 
-import base64
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -84,13 +83,17 @@ class LatestBackup:
         components = {name: Component.from_dict(part) for name, part in fields["components"].items()}
         point = RecoveryPoint.from_dict(fields["point"])
         packs = frozenset(map(str, fields["packs"]))
-        index = {str(name): base64.b64decode(body, validate=True) for name, body in fields["index"].items()}
-        said = fields.get("chunks", {}).items()
-        chunks = {bytes.fromhex(chunk): base64.b64decode(plain, validate=True) for chunk, plain in said}
+        index = {str(name): bytes.fromhex(body) for name, body in fields["entries"].items()}
+        chunks = {bytes.fromhex(chunk): text.encode("ascii") for chunk, text in fields["lines"].items()}
+        chunks |= {bytes.fromhex(chunk): bytes.fromhex(body) for chunk, body in fields["sums"].items()}
         etag, created_at = str(fields["etag"]), str(fields["created_at"])
         return cls(BackupId(fields["id"]), etag, created_at, point, components, packs, index, chunks)
 
     def as_dict(self) -> dict[str, object]:
+        """Ids of chunks are in hex everywhere and lines of JSON are themselves, so that in the sealed whole each is compressed to
+        where it was met before.
+        """
+        lines = {chunk: plain.decode("ascii") for chunk, plain in self.chunks.items() if plain.isascii()}
         return {
             "id": self.id,
             "etag": self.etag,
@@ -98,8 +101,9 @@ class LatestBackup:
             "point": asdict(self.point),
             "components": {name: component.as_dict() for name, component in self.components.items()},
             "packs": sorted(self.packs),
-            "index": {name: base64.b64encode(body).decode() for name, body in self.index.items()},
-            "chunks": {chunk.hex(): base64.b64encode(plain).decode() for chunk, plain in self.chunks.items()},
+            "lines": {chunk.hex(): text for chunk, text in lines.items()},
+            "sums": {chunk.hex(): plain.hex() for chunk, plain in self.chunks.items() if chunk not in lines},
+            "entries": {name: body.hex() for name, body in self.index.items()},
         }
 
     def is_newest(self, repository: Repository) -> bool:
