@@ -16,7 +16,7 @@ from typing import Any
 
 import pydantic_settings
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings.access import ApprovalSettings, AuthSettings, UiSettings
@@ -219,8 +219,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        _only_ours(env_settings)
         # The environment comes before what the file gave (passed as init arguments), so that it wins.
         return env_settings, init_settings
+
+
+def _only_ours(environment: PydanticBaseSettingsSource) -> None:
+    """Leave out variables of others: pydantic looks at each of them once for each section, which takes as long as all the rest."""
+    if isinstance(environment, EnvSettingsSource):
+        prefix = environment.env_prefix.lower()
+        environment.env_vars = {name: value for name, value in environment.env_vars.items() if name.startswith(prefix)}
 
 
 def _may_overlap(prefix: str, template: str) -> bool:
