@@ -180,6 +180,7 @@ def application_template(embedded_stack: Stack, tmp_path_factory: pytest.TempPat
     """The name of a database with the tables and rows of `Application`."""
     with fresh_database(embedded_stack) as made:
         Application(made, tmp_path_factory.mktemp("template")).create_tables()
+        made.let_go()
         yield made.name
 
 

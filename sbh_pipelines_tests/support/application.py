@@ -3,7 +3,6 @@
 import base64
 import shutil
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,7 +125,7 @@ class Application:
 
     def state(self, tenant: str) -> State:
         """What the tenant has, read without the engine."""
-        with closing(self.database.connect()) as connection:
+        with self.database.session() as connection:
             rows = {t: copy_text(connection, q.format(KEYS[tenant])) for t, q in _QUERIES.items()}
         root = self.bucket / "files" / tenant
         files = {

@@ -1,7 +1,6 @@
 """A product: its schema, rows of three tenants, what happens to them, and a witness that shares no code with the engine."""
 
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,7 +66,7 @@ class Product:
 
     def state(self, database: Database, slug: str) -> State:
         """What a tenant has."""
-        with closing(database.connect()) as connection:
+        with database.session() as connection:
             connection.cursor().execute("SET search_path = public")
             found = {
                 table: copy_text(
@@ -80,7 +79,7 @@ class Product:
 
     def common_state(self, database: Database) -> State:
         """What belongs to everybody: rows of shared tables, and those of no tenant."""
-        with closing(database.connect()) as connection:
+        with database.session() as connection:
             connection.cursor().execute("SET search_path = public")
             found = {t: copy_text(connection, f"SELECT t::text FROM {t} AS t ORDER BY 1") for t in self.common}
         return State(found)

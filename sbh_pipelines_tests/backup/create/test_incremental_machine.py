@@ -273,8 +273,7 @@ class Machine(RuleBasedStateMachine):
 def server(request: pytest.FixtureRequest) -> Iterator[OwnServer]:
     """A server of this module's own, that allows prepared transactions, with the application in a template."""
     with own_server(request.param) as made:
-        database = made.create_database(TEMPLATE)
-        database.run(SCHEMA)
+        made.create_database(TEMPLATE).run(SCHEMA)
         yield made
 
 

@@ -111,8 +111,7 @@ class Machine(plain.Machine):
 @pytest.fixture(scope="module", params=[18, 15], ids=["PostgreSQL 18", "PostgreSQL 15"])
 def server(request: pytest.FixtureRequest) -> Iterator[OwnServer]:
     with logical_server(request.param) as made:
-        database = made.create_database(plain.TEMPLATE)
-        database.run(SCHEMA, IDENTITIES)
+        made.create_database(plain.TEMPLATE).run(SCHEMA, IDENTITIES)
         yield made
 
 

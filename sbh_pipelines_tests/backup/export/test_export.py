@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -61,7 +60,7 @@ class Exported:
         database = application.database
         parts = ", ".join(f"{quoted(c.name)} {c.sql}" for c in columns)
         filled = [*columns, Made("pk", PLAIN["integer"], [str(n) for n in range(1, rows + 1)])]
-        with closing(database.connect()) as connection:
+        with database.session() as connection:
             cursor = connection.cursor()
             cursor.execute("DROP TABLE IF EXISTS public.kinds CASCADE")
             cursor.execute(
@@ -87,7 +86,7 @@ class Exported:
 
     def loaded(self, load: Any) -> bytes:
         """The COPY text of an empty table of the same definition after `load(cursor)`."""
-        with closing(self.application.database.connect()) as connection:
+        with self.application.database.session() as connection:
             cursor = connection.cursor()
             cursor.execute("CREATE TEMPORARY TABLE loaded (LIKE public.kinds)")
             load(cursor)

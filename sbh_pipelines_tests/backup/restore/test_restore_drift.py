@@ -5,7 +5,6 @@ one, whose tables are layered. Each case is damaged, altered, planned and restor
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -305,7 +304,7 @@ class DriftedDatabase:
 
     def everything(self) -> dict[str, str]:
         """By table all rows with where they lie and who wrote them; and all sequences."""
-        with closing(self.database.connect()) as connection:
+        with self.database.session() as connection:
             cursor = connection.cursor()
             cursor.execute("SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public' ORDER BY 1")
             parts = [f"SELECT '{t}', ctid::text, xmin::text, z::text FROM ONLY {t} z" for (t,) in cursor.fetchall()]

@@ -94,7 +94,7 @@ class LiveApplication:
         return self.application.service(database=database, **sections)
 
     def reset(self, *then: str) -> None:
-        with closing(self.database.connect()) as connection:
+        with self.database.session() as connection:
             cursor = connection.cursor()
             cursor.execute(f"BEGIN; TRUNCATE {', '.join(self.saved)}; SET LOCAL session_replication_role = replica")
             for table, text in self.saved.items():

@@ -4,7 +4,7 @@ Rows are frozen, rewritten, moved with their parents, written by subtransactions
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import count
@@ -99,7 +99,7 @@ class ChangedRows:
         return self.application.service(database={"excluded": ["kept_numbers", "kept_pairs", "kept_members"]})
 
     def reset(self) -> None:
-        with closing(self.database.connect()) as connection:
+        with self.database.session() as connection:
             cursor = connection.cursor()
             cursor.execute(f"BEGIN; TRUNCATE {', '.join(TABLES)}; SET LOCAL session_replication_role = replica")
             for table, text in self.saved.items():

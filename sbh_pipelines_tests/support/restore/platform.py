@@ -3,7 +3,6 @@
 import difflib
 import re
 import subprocess
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ WHERE c.relkind IN ('r', 'm') AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> '
 def content(database: Database, *, but: tuple[str, ...] = ("public.cache",)) -> dict[str, bytes]:
     """All rows of all tables, partitions and materialized views, generated columns included; and where sequences are."""
     found: dict[str, bytes] = {}
-    with closing(database.connect()) as connection:
+    with database.session() as connection:
         cursor = connection.cursor()
         cursor.execute(_TABLES)
         for (name,) in cursor.fetchall():

@@ -9,7 +9,6 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -136,7 +135,7 @@ class SampleApplication:
 
     def reset(self, database: Database | None = None) -> None:
         """All rows and files as they were first."""
-        with closing((database or self.database).connect()) as connection:
+        with (database or self.database).session() as connection:
             cursor = connection.cursor()
             cursor.execute(f"BEGIN; TRUNCATE {', '.join(self.saved)}; SET LOCAL session_replication_role = replica")
             for table, text in self.saved.items():
@@ -174,7 +173,7 @@ class SampleApplication:
     def snapshot(self, database: Database | None = None) -> Snapshot:
         rows: dict[str, list[Row]] = {}
         places: dict[str, dict[Row, Counter[str]]] = {}
-        with closing((database or self.database).connect()) as connection:
+        with (database or self.database).session() as connection:
             cursor = connection.cursor()
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
             for name, table in MODEL.tables.items():
@@ -187,6 +186,7 @@ class SampleApplication:
                     places[name].setdefault(tuple(row), Counter())[place] += 1
             cursor.execute("SELECT sequencename, last_value FROM pg_sequences ORDER BY 1")
             sequences = cursor.fetchall()
+            cursor.execute("COMMIT")
         return Snapshot(rows, {tenant: self.files(tenant) for tenant in KEYS}, places, sequences)
 
     def files(self, tenant: str) -> dict[str, bytes]:
@@ -203,10 +203,11 @@ class SampleApplication:
         self, seed: int, tenant: str = ACME, *, database: Database | None = None, spare: Iterable[str] = ()
     ) -> None:
         """Delete, change and add rows and files of one tenant. No row of the tables in `spare` is deleted or added."""
-        with closing((database or self.database).connect()) as connection:
-            connection.autocommit = False
-            RandomDamage(connection.cursor(), random.Random(seed), KEYS[tenant], frozenset(spare)).run()
-            connection.commit()
+        with (database or self.database).session() as connection:
+            cursor = connection.cursor()
+            cursor.execute("BEGIN")
+            RandomDamage(cursor, random.Random(seed), KEYS[tenant], frozenset(spare)).run()
+            cursor.execute("COMMIT")
         rng, root = random.Random(seed), self._root(tenant)
         for name in rng.sample(_FILES, 3):
             (root / name).unlink()

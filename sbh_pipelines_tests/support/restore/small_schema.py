@@ -1,7 +1,6 @@
 """A schema of a test's own in an empty database, with tenants 1 `acme` and 2 `globex`; and what is in it, read by plain SQL."""
 
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ class SmallSchema:
 
     def rows(self) -> Rows:
         """All rows of all tables, in no order that depends on where they lie."""
-        with closing(self.database.connect()) as connection:
+        with self.database.session() as connection:
             cursor = connection.cursor()
             cursor.execute(_TABLES)
             names = [name for (name,) in cursor.fetchall()]
