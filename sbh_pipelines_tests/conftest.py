@@ -38,6 +38,10 @@ for name in [n for n in os.environ if n.startswith(("SBH_", "DAGSTER_"))]:
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# The S3 servers of the tests answer one small request after another. With more than one thread to run Go on, each request wakes
+# others, which takes a sixth of the servers' time.
+os.environ["GOMAXPROCS"] = "1"
+
 # No test outlives a power cut. What is brought to disk, and in which order, `stores/test_durability.py` watches.
 os.fsync = lambda descriptor: None
 
