@@ -11,10 +11,15 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
+from sbh_pipelines.backup.site.moves import unsay_move
+from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.database.schema.tenants import find_tenant
 from sbh_pipelines.embedded.sample import fingerprint
 from sbh_pipelines.embedded.servers import object_server, postgres
 from sbh_pipelines.embedded.servers.layout import Layout, write_private
 from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.model import TenantId, utc_now
+from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.cli.conftest import Sbh
 from sbh_pipelines_tests.support.buckets import fresh_bucket
 
@@ -92,6 +97,9 @@ def sites(sbh: Sbh, settings_file: Path, sample_stack: Stack, tmp_path: Path) ->
         text = text.replace("[files]\n", f'[files]\nbucket = "{buckets["two-files"]}"\n')
         text = text.replace(str(Layout(sample_stack.dir).backup_key), str(key_file))
         there.write_text(f'{text}\n[site]\nname = "eu_2"\n')
+        first = Site(load_settings(settings_file), utc_now)
+        # Other tests have all tenants of the stack.
+        stack.callback(unsay_move, first, find_tenant(first.settings, TenantId(MOVED)))
         yield Sites(sample_stack, here, there, name, buckets["two-files"])
 
 
