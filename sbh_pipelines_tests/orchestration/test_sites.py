@@ -34,6 +34,7 @@ from sbh_pipelines_tests.support.dagster_internals import (
     execute_sensor_iteration,
     freeze_time,
     launch_scheduled_runs,
+    task_of_queued_run,
 )
 from sbh_pipelines_tests.support.databases import Database, fresh_database
 from sbh_pipelines_tests.support.servers import QUICK_DAGSTER, ROOT, free_port, listens, started, until
@@ -417,6 +418,21 @@ def every_tick_and_every_run_is_of_its_site(instance: Instance, since: datetime)
     assert dagster.event_log_storage.get_concurrency_keys() == {
         f"{site}__{pool}" for site in TENANTS for pool in ("source_db", "object_store")
     }
+
+
+def test_a_worker_of_another_site_begins_no_run(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of Celery that serves another site's queue by mistake: this process has the definitions of a site without a name."""
+    from sbh_pipelines.orchestration.hosts.celery_worker import execute_job  # the module alone makes a process a worker
+
+    monkeypatch.delitem(sys.modules, "sbh_pipelines.orchestration.hosts.celery_worker")
+    monkeypatch.setenv("DAGSTER_HOME", instance.dagster.root_directory)
+    run = instance.ask_for(US, "prune_job", {})
+    execute_job(execute_job_args_packed=task_of_queued_run(instance.dagster, run))
+    ended = instance.dagster.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    assert "Could not load job definition." in [record.message for record in instance.dagster.all_logs(run.run_id)]
+    instance.dagster.delete_run(run.run_id)
 
 
 def test_a_second_location_of_one_name_is_refused(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:

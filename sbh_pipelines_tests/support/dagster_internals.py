@@ -31,6 +31,7 @@ __all__ = [
     "freeze_time",
     "graphql_schema",
     "launch_scheduled_runs",
+    "task_of_queued_run",
     "task_of_run",
     "webserver_routes",
     "workspace_of",
@@ -85,5 +86,13 @@ def webserver_routes() -> list[Any]:
 
 def task_of_run(instance: dg.DagsterInstance, run_id: str, job: dg.JobDefinition) -> Any:
     """The argument of the task of Celery that begins a run, as Dagster's launcher makes it."""
-    origin = dg.reconstructable(job).get_python_origin()
+    return _task(instance, run_id, dg.reconstructable(job).get_python_origin())
+
+
+def task_of_queued_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Any:
+    """The same of a run that a code server has made: its job is where the run says."""
+    return _task(instance, run.run_id, run.job_code_origin)
+
+
+def _task(instance: dg.DagsterInstance, run_id: str, origin: Any) -> Any:
     return pack_value(ExecuteRunArgs(origin, run_id, instance.get_ref()))
