@@ -338,7 +338,7 @@ def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_order")
 def test_an_hour_of_two_sites(instance: Instance) -> None:
     """Minute by minute, the schedules, what happens then, and the sensors: each site is as if it were alone."""
-    begun = instance.now = instance.now.replace(minute=0) + timedelta(hours=1)
+    begun = instance.now = instance.now.replace(minute=0, second=0) + timedelta(hours=1)
     partitions = {"tenants": [], f"{EU}__tenants": ["old", "tenant-1", "tenant-2"], f"{US}__tenants": ["tenant-1"]}
     for minute in range(61):
         if not 46 <= minute < 56:  # the scheduler is down
