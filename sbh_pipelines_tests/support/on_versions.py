@@ -4,6 +4,7 @@ In `make test` each case runs on one version, and each test on both of them in t
 without cases runs on both always. What a version does otherwise, such as a function that it lacks, is met by every case.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from zlib import crc32
@@ -26,10 +27,10 @@ def on_another_version(items: Sequence[pytest.Item]) -> set[pytest.Item]:
         versions = [name for name, value in given.items() if type(value) is int and value in VERSIONS]
         if len(versions) != 1 or versions[0] not in _NAMES:
             continue
-        # By their places in the lists: a value's text, such as a set's, differs between the processes that run the tests.
-        places = item.callspec.indices.items()  # type: ignore[attr-defined]
-        case = repr(sorted((name, nth) for name, nth in places if name != versions[0]))
-        tests[str(item.path), getattr(item, "originalname", item.name)][case][given[versions[0]]] = item
+        # By the id, which is the same in all processes that run the tests; of it, what says the version is left out.
+        version = given[versions[0]]
+        case = re.sub(rf"\b{version}\b", "", item.callspec.id, count=1)  # type: ignore[attr-defined]
+        tests[str(item.path), getattr(item, "originalname", item.name)][case][version] = item
     left_out = set()
     for cases in tests.values():
         # In no order of their own: of a product of two lists each would meet one version only.
