@@ -54,6 +54,11 @@ class Recovered(Journaled):
         """Ids of the backups, by tenant."""
         return [self.service.backups.create(SLUGS[t], ADMIN, kind).id for t in tenants or SLUGS]
 
+    def back_up_together(self) -> None:
+        """Full backups of all tenants by one pass over the tables, which costs a third of three."""
+        drafts = self.service.backups.create_all(list(SLUGS.values()), ADMIN)
+        assert [draft.error for draft in drafts] == [None] * len(SLUGS)
+
     def register_own(self) -> None:
         """Have blocks sealed to the tenants' own keys."""
         site = self.site()
@@ -117,10 +122,10 @@ def backed_up(
     database = server.create_database(name)
     database.run(schema)
     made = kind(server, database, directory, sections={"restore": {"safety_backup": True}, **sections})
-    made.back_up()
+    made.back_up_together()
     made.register_own()
     made.drain()
-    made.back_up()
+    made.back_up_together()
     try:
         yield made
     finally:

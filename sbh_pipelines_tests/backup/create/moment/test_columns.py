@@ -38,23 +38,26 @@ def recovers_each(application: Recovered) -> None:
             assert application.service.backups.validate(manifest.id, SLUGS[tenant], ADMIN, deep=True).valid
 
 
-@pytest.mark.parametrize(
-    "altering",
-    [
-        ["ADD COLUMN extra text"],
-        ["ADD COLUMN extra int DEFAULT 7", "ADD COLUMN more text DEFAULT E'x, \"y\"\\t{z}\\\\ \u00fc'"],
-        ["DROP COLUMN title"],
-        ["RENAME title TO name"],
-        ["DROP COLUMN title", "ADD COLUMN title text DEFAULT 'new'"],
-        ["RENAME title TO name", "ADD COLUMN title text", "DROP COLUMN name"],
-    ],
-    ids=" then ".join,
+ALTERED = (
+    ["ADD COLUMN extra text"],
+    ["ADD COLUMN extra int DEFAULT 7", "ADD COLUMN more text DEFAULT E'x, \"y\"\\t{z}\\\\ \u00fc'"],
+    ["DROP COLUMN title"],
+    ["RENAME title TO name"],
+    # What one name was of two columns in one window is not told: these are drained between.
+    ["DROP COLUMN title", "ADD COLUMN title text DEFAULT 'new'"],
+    ["RENAME title TO name", "ADD COLUMN title text", "DROP COLUMN name"],
 )
-@pytest.mark.parametrize("between", [True, False], ids=["drained between", "drained at the end"])
+
+
+@pytest.mark.parametrize(
+    ("altering", "between"),
+    [*((altering, True) for altering in ALTERED), *((altering, False) for altering in ALTERED[:4])],
+    ids=lambda value: (
+        " then ".join(value) if isinstance(value, list) else f"drained {'between' if value else 'at the end'}"
+    ),
+)
 def test_moments_around_altered_columns(application: Recovered, altering: list[str], between: bool) -> None:
     """A change of each tenant follows each statement: from there on the definition is known."""
-    if not between and len(altering) > 1 and altering[0] != "ADD COLUMN extra int DEFAULT 7":
-        pytest.skip("a name of two columns in one window is not told")
     application.do(*CHANGES)
     for statement in altering:
         application.do(f"ALTER TABLE items {statement}; UPDATE items SET project_id = project_id")
