@@ -22,7 +22,7 @@ from sbh_pipelines.security.cookies import SealedCookie
 from sbh_pipelines.security.oidc import IssuerTrouble, discover, parse_object, read_bounded
 from sbh_pipelines.security.tokens import Tokens, VerifiedToken
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.settings.access import is_loopback
+from sbh_pipelines.settings.access import is_loopback, origin_of
 from sbh_pipelines.settings.secrets import resolve
 
 LIFE_S = 600
@@ -110,14 +110,16 @@ class CodeFlow:
 
     def begin_at(self, host: str) -> str | None:
         """The origin where the login has to begin, for who came by another name of this very machine: the cookie would not
-        come back with the issuer's answer. None: here.
+        come back with the issuer's answer. None: here; so where the port is another, which is another server's.
         """
         ours = urlsplit(self._redirect)
         try:
-            local = is_loopback(ours.hostname or "") and is_loopback(urlsplit(f"//{host}").hostname or "")
+            theirs = urlsplit(origin_of(f"{ours.scheme}://{host}"))
+            local = is_loopback(ours.hostname or "") and is_loopback(theirs.hostname or "")
+            another = local and theirs.port == ours.port and theirs.netloc != ours.netloc
         except ValueError:  # not a host
-            local = False
-        return f"{ours.scheme}://{ours.netloc}" if local and host.lower() != ours.netloc else None
+            another = False
+        return f"{ours.scheme}://{ours.netloc}" if another else None
 
     def begin(self, next_path: str) -> tuple[str, str]:
         """Where to send the browser, and the cookie's value. Raises KeyServiceUnavailable."""

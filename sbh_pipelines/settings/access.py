@@ -199,6 +199,12 @@ def is_origin(url: str) -> bool:
     return parts.path in ("", "/") and not parts.query and not parts.fragment
 
 
+def origin_of(url: str) -> str:
+    """Of a safe URL, as browsers write it: in lower case, without the port that its scheme has by itself."""
+    parts = urlsplit(url.lower())
+    return f"{parts.scheme}://{parts.netloc.removesuffix(':443' if parts.scheme == 'https' else ':80')}"
+
+
 def is_loopback(host: str) -> bool:
     """Whether what listens on, or is reached at, `host` stays on this machine. Empty means every address: it does not."""
     return bool(host) and host[0] not in "/@" and is_local(host)

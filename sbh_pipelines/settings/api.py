@@ -31,7 +31,8 @@ class ApiSettings(Section):
     public_url: str | None = Field(
         None,
         description="What users type for the console, e.g. https://backups.example.com: the issuer sends them back to it, see"
-        " `ui.client_id`. Null: `ui.public_url`; where that is null too and no proxy stands in front, http://localhost:PORT.",
+        " `ui.client_id`. Null: `ui.public_url`, unless that is of this machine alone; without either, and where no proxy stands in"
+        " front, http://localhost:PORT. Where it begins with https, the console's cookies travel over https only.",
     )
     session_key: SecretStr | None = Field(
         None,

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sbh_pipelines.api.console.sign_in import origin_typed
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.database.merge.transaction import restore_database
@@ -71,6 +72,7 @@ def test_passwords_and_keys_are_made_once_and_found_by_the_settings(
     assert settings.keys.key_file is not None
     assert settings.keys.key_file.exists()
     assert open_tokens(settings).issue("ann", "*", Role.ADMIN, 60)
+    assert origin_typed(settings) == "http://127.0.0.1:8400"  # and not the web UI of the same machine
 
     for name, service in services().items():
         if service.get("entrypoint") == ["/etc/sbh/with-secrets"]:

@@ -157,9 +157,16 @@ def test_a_name_of_this_machine_is_as_good_as_another(browser):
     """A cookie of 127.0.0.1 does not come back to localhost; a public name is never left."""
     flow = CodeFlow(browser.settings, open_tokens(browser.settings), "ui", "http://localhost:3000/login/callback")
     assert flow.begin_at("127.0.0.1:3000") == "http://localhost:3000"
-    for host in ("localhost:3000", "backups.example.com", "evil.example", "[::1", ""):
+    for host in ("localhost:3000", "LocalHost:3000", "backups.example.com", "evil.example", "[::1", "127.0.0.1:x", ""):
         assert flow.begin_at(host) is None
+    assert flow.begin_at("127.0.0.1:8400") is None  # another server's page
     assert browser.flow.begin_at("127.0.0.1:3000") is None
+
+
+def test_a_port_that_browsers_leave_out_is_no_other_name(browser):
+    flow = CodeFlow(browser.settings, open_tokens(browser.settings), "ui", "https://localhost/login/callback")
+    assert (flow.begin_at("localhost"), flow.begin_at("localhost:443")) == (None, None)
+    assert flow.begin_at("127.0.0.1") == "https://localhost"
 
 
 @pytest.mark.parametrize(

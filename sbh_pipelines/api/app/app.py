@@ -23,7 +23,7 @@ from sbh_pipelines.api.app.middleware import REQUEST_ID, USER, RequestMiddleware
 from sbh_pipelines.api.app.server import PromptH11Protocol
 from sbh_pipelines.api.console.app import Console
 from sbh_pipelines.api.console.session import Session
-from sbh_pipelines.api.console.sign_in import issuer_login
+from sbh_pipelines.api.console.sign_in import issuer_login, origin_typed
 from sbh_pipelines.api.routes import approvals, backups, copies, journal, operations, platform, restores
 from sbh_pipelines.api.runs.dagster import Dagster
 from sbh_pipelines.api.runs.launches import Launcher
@@ -107,7 +107,8 @@ def make_app(settings: Settings) -> RequestMiddleware:
         app.include_router(routes.router)
     _handle_errors(app, rates.retry_after_s)
     document_of(app)
-    https, secret = own.tls_cert_file is not None or own.behind_proxy, own.session_secret()
+    by_https = (origin_typed(settings) or "").startswith("https:")  # nginx on this host needs no `behind_proxy`
+    https, secret = by_https or own.tls_cert_file is not None or own.behind_proxy, own.session_secret()
     session = Session(settings, tokens, https=https, secret=secret)
     return RequestMiddleware(
         app,

@@ -122,10 +122,11 @@ class Session:
 
 
 def _meaning(settings: Settings) -> str:
-    """What makes a user of an ID token's claims. Where it changes, sessions that were begun before are no more."""
-    auth = settings.auth
-    names = [auth.issuer, settings.ui.client_id, auth.user_claim, auth.tenant_claim, auth.role_claim]
-    return json.dumps([*names, sorted(auth.tenants.items()), sorted(auth.roles.items())])
+    """What makes a user of an ID token's claims, and for how long. Where it changes, earlier sessions are no more."""
+    auth, ui = settings.auth, settings.ui
+    names = [auth.issuer, ui.client_id, auth.user_claim, auth.tenant_claim, auth.role_claim]
+    times = [ui.session_s, ui.id_token_grace_s]
+    return json.dumps([*names, *times, sorted(auth.tenants.items()), sorted(auth.roles.items())])
 
 
 def _must_fit(value: str) -> None:

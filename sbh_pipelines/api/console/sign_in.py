@@ -18,7 +18,7 @@ from sbh_pipelines.security.code_flow import LIFE_S, CodeFlow, has_client
 from sbh_pipelines.security.policy import UserContext
 from sbh_pipelines.security.tokens import Tokens
 from sbh_pipelines.settings import Settings
-from sbh_pipelines.settings.access import is_loopback
+from sbh_pipelines.settings.access import is_loopback, origin_of
 
 TO_ISSUER, CALLBACK = f"{LOGIN}/issuer", f"{LOGIN}/callback"
 _TURN = "sign-in"  # who signs in waits behind nobody who is in
@@ -41,7 +41,7 @@ def issuer_login(settings: Settings, tokens: Tokens, *, https: bool, secret: str
     """None where tokens are pasted. Raises SettingsError."""
     if not has_client(settings):
         return None
-    origin = _origin(settings)
+    origin = origin_typed(settings)
     if origin is None:
         _log.warning("Nobody signs in to the console at the issuer: set api.public_url to what users type for it")
         return None
@@ -160,12 +160,13 @@ def _page(request: Request, following: str, error: SbhError | None = None) -> Re
     return render("login.html", status, title="Sign in", user=None, next=following, error=error, issuer=issuer)
 
 
-def _origin(settings: Settings) -> str | None:
+def origin_typed(settings: Settings) -> str | None:
     """What users type for the console; None where nobody says."""
-    own = settings.api
-    if public := own.public_url or settings.ui.public_url:
-        parts = urlsplit(public.lower())
-        return f"{parts.scheme}://{parts.netloc}"
+    own, shared = settings.api, settings.ui.public_url or ""
+    if is_loopback(urlsplit(shared).hostname or ""):
+        shared = ""  # of one machine two servers have two ports: that one is the web UI's
+    if public := own.public_url or shared:
+        return origin_of(public)
     if own.behind_proxy or not is_loopback(own.host):
         return None
-    return f"{'https' if own.tls_cert_file else 'http'}://localhost:{own.port}"
+    return origin_of(f"{'https' if own.tls_cert_file else 'http'}://localhost:{own.port}")

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from sbh_pipelines.errors import SettingsError
 from sbh_pipelines.settings import UiSettings
-from sbh_pipelines.settings.access import is_loopback
+from sbh_pipelines.settings.access import is_loopback, origin_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Origins:
 
 def origins_of(ui: UiSettings, host: str, port: int) -> Origins:
     """Raises SettingsError where others can reach the port, but the settings do not say by which name."""
-    local = tuple(f"http://{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")) if is_loopback(host) else ()
+    names = ("localhost", "127.0.0.1", "[::1]") if is_loopback(host) else ()
+    local = tuple(origin_of(f"http://{name}:{port}") for name in names)
     if ui.public_url is None:
         if not local:
             raise SettingsError(
@@ -46,5 +47,4 @@ def origins_of(ui: UiSettings, host: str, port: int) -> Origins:
                 remedy="put a reverse proxy with TLS in front, set ui.public_url to its https address, see docs/access.md",
             )
         return Origins(local)
-    parts = urlsplit(ui.public_url.lower())
-    return Origins((f"{parts.scheme}://{parts.netloc}", *local))
+    return Origins((origin_of(ui.public_url), *local))

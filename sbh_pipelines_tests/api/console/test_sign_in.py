@@ -12,7 +12,9 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from starlette.datastructures import Headers
 from starlette.responses import Response
+from starlette.testclient import TestClient
 
+from sbh_pipelines.api.app.app import make_app
 from sbh_pipelines.api.console.session import Session
 from sbh_pipelines.api.console.sign_in import issuer_login
 from sbh_pipelines.backup.service import BackupService
@@ -20,7 +22,8 @@ from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import KeyServiceUnavailable, RequestError, SettingsError, Unauthenticated
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines.security.tokens import Tokens, VerifiedToken, open_tokens
-from sbh_pipelines.settings import Settings
+from sbh_pipelines.settings import Settings, UiSettings
+from sbh_pipelines.settings.access import AuthSettings
 from sbh_pipelines_tests.api.console.test_accessibility import CHROMIUM, SIZES, pictures
 from sbh_pipelines_tests.support.issuer import Issuer, Page, issuer
 from sbh_pipelines_tests.support.provider import Provider
@@ -317,13 +320,46 @@ def test_nothing_secret_is_in_the_log(console: Server, browser: Browser, provide
         assert secret not in log
 
 
+@pytest.mark.parametrize(
+    ("api", "ui", "https"),
+    [
+        ({}, {}, False),
+        ({"public_url": "https://console.example.com"}, {}, True),
+        ({}, {"public_url": "https://backups.example.com"}, True),
+        ({"public_url": "http://localhost:8400"}, {"public_url": "https://backups.example.com"}, False),
+        ({"public_url": "http://localhost:8400", "behind_proxy": True}, {}, True),
+    ],
+    ids=str,
+)
+def test_where_people_come_over_https_no_cookie_travels_in_clear(
+    api_settings: Settings, provider: Provider, api: dict[str, Any], ui: dict[str, Any], https: bool
+) -> None:
+    """Also where the proxy is on this host, and `sbh serve` was told nothing of it but the address."""
+    said = {"mode": "oidc", "issuer": provider.idp.url, "algorithms": ["ES256"]}
+    settings = api_settings.model_copy(
+        update={
+            "auth": AuthSettings(**said),  # type: ignore[arg-type]
+            "api": api_settings.api.model_copy(update=api),
+            "ui": UiSettings(client_id=CLIENT, **ui),
+        }
+    )
+    with TestClient(make_app(settings), follow_redirects=False) as site:
+        begun = site.get("/console/login/issuer")
+        signed_in = site.post("/console/login", data={"token": provider.token("vera")})
+    for answer in (begun, signed_in):
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith("__Host-sbh-console") == ("; Secure" in cookie) == https, cookie
+        assert ("strict-transport-security" in answer.headers) == https
+
+
 class Sessions:
     """Of one process after another, at a time that passes."""
 
-    def __init__(self, provider: Provider, revoked: Path, **auth: Any) -> None:
+    def __init__(self, provider: Provider, revoked: Path, session_s: int = 3600, grace_s: int = 0, **auth: Any) -> None:
         self.now, self.provider = time.time(), provider
         said = {"mode": "oidc", "issuer": provider.idp.url, "algorithms": ["ES256"], "revoked_file": revoked, **auth}
-        self.settings = Settings(auth=said, ui={"client_id": CLIENT, "session_s": 3600})
+        ui = {"client_id": CLIENT, "session_s": session_s, "id_token_grace_s": grace_s}
+        self.settings = Settings(auth=said, ui=ui)  # type: ignore[arg-type]
 
     def process(self, secret: str | None = "x" * 32) -> Session:
         return Session(self.settings, open_tokens(self.settings), https=True, secret=secret, clock=lambda: self.now)
@@ -353,6 +389,7 @@ def test_a_session_ends_with_its_token_or_later_if_the_settings_say_so(provider:
 def test_a_session_is_of_those_who_share_its_secret_and_ends_where_claims_mean_something_else(
     provider: Provider, tmp_path: Path
 ) -> None:
+    """Or where the settings change how long one lasts."""
     revoked = tmp_path / "revoked"
     revoked.touch()
     at = Sessions(provider, revoked)
@@ -361,6 +398,8 @@ def test_a_session_is_of_those_who_share_its_secret_and_ends_where_claims_mean_s
     assert not signed_in(at.process("y" * 32), cookie)
     assert not signed_in(at.process(None), cookie)
     assert not signed_in(Sessions(provider, revoked, roles={"staff": "viewer"}).process(), cookie)
+    assert not signed_in(Sessions(provider, revoked, session_s=3599).process(), cookie)
+    assert not signed_in(Sessions(provider, revoked, grace_s=1).process(), cookie)
     revoked.write_text("id\n")
     assert not signed_in(at.process(), cookie)
     other = at.begin(at.process(), token_id=None)
@@ -384,7 +423,11 @@ def signed_in(session: Session, cookie: Headers) -> bool:
         ({}, {}, "http://localhost:8400"),
         ({"port": 8500, "host": "::1"}, {}, "http://localhost:8500"),
         ({"tls_cert_file": "a", "tls_key_file": "b"}, {}, "https://localhost:8400"),
-        ({}, {"public_url": "https://Backups.example.com"}, "https://backups.example.com"),
+        ({}, {"public_url": "https://Backups.example.com:443/"}, "https://backups.example.com"),
+        ({}, {"public_url": "http://127.0.0.1:3000"}, "http://localhost:8400"),
+        ({"behind_proxy": True}, {"public_url": "http://127.0.0.1:3000"}, None),
+        ({"port": 80}, {}, "http://localhost"),
+        ({"port": 443, "tls_cert_file": "a", "tls_key_file": "b"}, {}, "https://localhost"),
         ({"public_url": "https://console.example.com"}, {"public_url": "https://backups.example.com"}, "https://console.example.com"),
         ({"behind_proxy": True}, {}, None),
         ({"host": "0.0.0.0"}, {}, None),

@@ -349,3 +349,12 @@ def test_an_open_port_needs_an_address_with_tls():
     assert behind.allowed == ("https://backups.example.com",)
     assert behind.secure
     assert not origins_of(UiSettings(), "127.0.0.1", 3000).secure
+
+
+def test_a_port_that_browsers_leave_out_is_not_asked_for():
+    """They send `Host: localhost`, and of a page the origin without it."""
+    plain = origins_of(UiSettings(), "127.0.0.1", 80)
+    assert plain.allowed == ("http://localhost", "http://127.0.0.1", "http://[::1]")
+    assert plain.knows_host({"host": "localhost"})
+    behind = origins_of(UiSettings(public_url="https://backups.example.com:443"), "0.0.0.0", 3000)
+    assert behind.from_own_page({"origin": "https://backups.example.com"})
