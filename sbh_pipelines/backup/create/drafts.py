@@ -15,7 +15,7 @@ from sbh_pipelines.backup.contents.backup_list import LatestBackup, read_head_se
 from sbh_pipelines.backup.create.conditional_puts import ConditionalPuts
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
 from sbh_pipelines.backup.create.files.files_beside import FilesBeside, list_beside
-from sbh_pipelines.backup.site.moves import known_moves, moved_error
+from sbh_pipelines.backup.site.moves import known_moves, moved_error, refuse_elsewhere
 from sbh_pipelines.backup.site.owners import KeySeen
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.concurrency import side_by_side
@@ -86,6 +86,17 @@ class OpenDrafts:
         if released is not None:
             self._conditional.try_under(held, place)
         return held
+
+    def refuse_elsewhere(self, draft: Draft) -> Draft:
+        """The draft, whose lease is held, or a failed one where its tenant is backed up at another site: asked only now, the
+        answer stays true until the lease is released.
+        """
+        try:
+            refuse_elsewhere(self.site, draft.tenant, self._since[draft.lease_owner])
+        except SbhError as error:
+            self.end(draft)  # and no failure record: the id may be that of a backup which is on its way
+            return replace(draft, lease_owner="").failed("begin", error)
+        return draft
 
     def rename(self, draft: Draft) -> None:
         """The draft, whose lease is held, has another id: the lease says which backup it is for. Raises LeaseLost."""

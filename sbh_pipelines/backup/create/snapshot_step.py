@@ -100,11 +100,15 @@ def _looked_up(
 ) -> tuple[Sequence[Draft], Mapping[TenantId, TenantRecord]]:
     """What the catalogs have of the tenants whose leases are held; where that cannot be read, their drafts have failed.
 
-    Listed under the leases, and before the repositories are opened, the catalogs also tell which key epochs were begun.
+    Listed under the leases, and before the repositories are opened, the catalogs also tell which key epochs were begun, and whose
+    tenants are backed up at another site.
     """
     held = [draft for draft in running(drafts) if draft.lease_owner]
     try:
-        return drafts, known_records(open_drafts, held)
+        records = known_records(open_drafts, held)
+        return open_drafts.each(
+            drafts, STEP, lambda d: open_drafts.refuse_elsewhere(d) if d.lease_owner else d
+        ), records
     except SbhError as error:
         failed = {draft.tenant.id: open_drafts.fail(draft, STEP, error) for draft in held}
         return [failed.get(draft.tenant.id, draft) for draft in drafts], {}

@@ -26,10 +26,10 @@ from sbh_pipelines.backup.move.proof import MoveProof, proof_of, prove_source, p
 from sbh_pipelines.backup.restore.restore import restore_in_place, target_of
 from sbh_pipelines.backup.retain.holds import place_term
 from sbh_pipelines.backup.retain.prune import lease_for
-from sbh_pipelines.backup.site.moves import say_move, site_name, unsay_move
+from sbh_pipelines.backup.site.moves import say_move, site_name
 from sbh_pipelines.document import optional
 from sbh_pipelines.model import BackupId, ProgressSink, timestamp
-from sbh_pipelines.repository.catalog.owners import Move
+from sbh_pipelines.repository.catalog.moves import Move, MoveState
 from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.settings import CopySettings
 
@@ -99,7 +99,7 @@ class Mover:
         ends = self.ends
         props = {"to": site_name(ends.target.settings), "place": ends.place_there, "backup_id": final}
         ends.source.track(ends.tenant, "tenant.move_started", self.source_user, props)
-        say_move(ends.target, ends.tenant, self._said(final), self.target_user)
+        self._say_there(MoveState.ON_ITS_WAY, final)
 
     def bring(self, final: BackupId) -> Brought:
         """The repository. The final backup is kept at the target for some days, whatever the retention there says."""
@@ -132,7 +132,7 @@ class Mover:
             held.renew()
             props = {"to": site_name(ends.target.settings), "place": ends.place_there}
             source.track(ends.tenant, "tenant.moved", self.source_user, {**props, **_proved(final, proof)})
-            said = Move(True, site_name(ends.target.settings), ends.place_there, final, self._now())
+            said = Move(MoveState.WENT, site_name(ends.target.settings), ends.place_there, final, self._now())
             say_move(source, ends.tenant, said, self.source_user)
         return proof
 
@@ -145,7 +145,7 @@ class Mover:
             props["trail_before"] = {"seq": end.seq, "hash": end.hash}
         props |= _proved(final, proof)
         ends.target.track(ends.tenant, "tenant.arrived", self.target_user, props)
-        unsay_move(ends.target, ends.tenant)
+        self._say_there(MoveState.HERE, final)  # over what the first step said: what could be written then can be now
 
     def result(self, final: str, arrival: str, brought: Brought, proof: MoveProof | None) -> Moved:
         """What the call did."""
@@ -153,9 +153,10 @@ class Mover:
         names = site_name(ends.source.settings), site_name(ends.target.settings)
         return Moved(ends.tenant.id, *names, ends.place_there, final, arrival, brought.objects, brought.bytes, proof)
 
-    def _said(self, final: BackupId) -> Move:
-        source = self.ends.source
-        return Move(False, site_name(source.settings), self.ends.place_here, final, self._now())
+    def _say_there(self, state: MoveState, final: str) -> None:
+        ends = self.ends
+        said = Move(state, site_name(ends.source.settings), ends.place_here, final, self._now())
+        say_move(ends.target, ends.tenant, said, self.target_user)
 
     def _now(self) -> str:
         return timestamp(self.ends.source.clock())

@@ -19,7 +19,7 @@ from sbh_pipelines.errors import MoveRefused, SbhError, TenantMoved
 from sbh_pipelines.model import ProgressSink, Tenant
 from sbh_pipelines.placement import catalog_place, check_tenant, is_one_place
 from sbh_pipelines.repository.bounds import all_below
-from sbh_pipelines.repository.catalog.owners import Move
+from sbh_pipelines.repository.catalog.moves import Move, MoveState
 
 # The tenant is not in the target: there is nothing to go back to, and what a killed move left goes on from the same backup.
 WHOLE = RestoreRequest(safety_backup=False)
@@ -149,8 +149,8 @@ def open_ends(source: Site, target: Site, tenant: Tenant) -> Ends:
     target.admit(tenant)
     target.check_place(tenant)
     here, there = repository_url(source, tenant), repository_url(target, tenant)
-    left, arriving = move_of(source, tenant, anew=True), move_of(target, tenant, anew=True)
-    if left is not None and left.away:
+    left, arriving = move_of(source, tenant), move_of(target, tenant)
+    if left is not None and left.state is MoveState.WENT:
         if left.place != there:
             raise TenantMoved(
                 "The tenant went to another site already",
@@ -158,7 +158,7 @@ def open_ends(source: Site, target: Site, tenant: Tenant) -> Ends:
                 why=f"it was moved to {left.site} at {left.at}",
                 remedy=f"move it from there: --from with the settings of {left.site}",
             )
-        begun = arriving is not None and not arriving.away
+        begun = arriving is not None and arriving.state is MoveState.ON_ITS_WAY
         return Ends(source, target, tenant, Stage.LEFT if begun else Stage.DONE, left)
     if left is not None:
         raise _refused(
@@ -166,7 +166,7 @@ def open_ends(source: Site, target: Site, tenant: Tenant) -> Ends:
             f"it is on its way from {left.site} to {site_name(source.settings)}, and has not arrived",
             "finish that move first, with the command that began it",
         )
-    begun = arriving is not None and not arriving.away
+    begun = arriving is not None and arriving.state is MoveState.ON_ITS_WAY
     if begun and arriving is not None and arriving.place != here:
         raise _refused(
             tenant,

@@ -4,6 +4,7 @@ It is an incremental one: of a tenant that was backed up within the hour it cost
 while an undo is likely.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,6 +55,7 @@ class _Lent(OpenDrafts):
 
     def lease(self, draft: Draft) -> leases.Lease:
         self._held.renew_if_due()
+        self._since.setdefault(draft.lease_owner, time.monotonic())
         return self._held
 
     def all_leases(self) -> list[leases.Lease]:

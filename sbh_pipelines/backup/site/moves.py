@@ -13,10 +13,14 @@ from dataclasses import dataclass
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.session.connection import describe_dsn
 from sbh_pipelines.errors import SbhError, TenantMoved
-from sbh_pipelines.model import Tenant, timestamp
+from sbh_pipelines.model import Tenant
 from sbh_pipelines.placement import catalog_place
-from sbh_pipelines.repository.catalog.owners import Move, former_key, mark_body, slug_of
+from sbh_pipelines.repository.catalog.catalog import Catalog
+from sbh_pipelines.repository.catalog.moves import Move, MoveMark, MoveState, move_key, read_move, write_move
+from sbh_pipelines.repository.catalog.owners import slug_of
 from sbh_pipelines.settings import Settings
+
+_MARKS_S = 30.0  # how old what is known of all may be; under a tenant's lease it is asked for anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,40 +47,53 @@ def site_name(settings: Settings) -> str:
     return settings.site.name or describe_dsn(settings.database.dsn)
 
 
-def move_of(site: Site, tenant: Tenant, *, anew: bool = False) -> Move | None:
-    """What is said of the tenant; None where it is here, and was here. `anew`: not as it was a moment ago.
+def move_of(site: Site, tenant: Tenant) -> Move | None:
+    """What is said of the tenant now; None where it is here. One request. Raises the store's and the key provider's errors."""
+    catalog = site.catalog(tenant.region)
+    mark = read_move(catalog, site.owners.home_of(tenant))
+    return _said(catalog, mark, tenant) if mark is not None else None
 
-    Raises the store's and the key provider's errors.
+
+def refuse_elsewhere(site: Site, tenant: Tenant, since: float) -> None:
+    """Raises TenantMoved where the tenant is not backed up here, and what kept that from being known.
+
+    `since`: from when on its lease is held, by the monotonic clock: no request, where a listing of the catalog after that shows
+    no mark.
     """
-    return _moves(site, tenant.region, [tenant], anew=anew).get(tenant)
+    if site.catalog(tenant.region).moves_listed.lacks(move_key(site.owners.home_of(tenant)), since):
+        return
+    if (move := move_of(site, tenant)) is not None:
+        raise moved_error(tenant, move)
 
 
 def known_moves(site: Site, tenants: Iterable[Tenant]) -> Mapping[Tenant, Move]:
-    """What is said of those of whom something is. A region that does not answer is asked once, and says nothing."""
+    """What was said a moment ago of those of whom something is. A region that does not answer is asked once, and says nothing."""
     by_region, found = defaultdict[str, list[Tenant]](list), dict[Tenant, Move]()
     for tenant in tenants:
         by_region[tenant.region].append(tenant)
     for region, own in by_region.items():
-        if not _lacks_directory(site, region):
+        if region in site.settings.storage.regions and not _lacks_directory(site, region):
             with suppress(SbhError):
                 found |= _moves(site, region, own)
     return found
 
 
-def _moves(site: Site, region: str, tenants: Iterable[Tenant], *, anew: bool = False) -> dict[Tenant, Move]:
+def _moves(site: Site, region: str, tenants: Iterable[Tenant]) -> dict[Tenant, Move]:
     """Of tenants of a region, of which there may be very many, and few that move."""
-    if region not in site.settings.storage.regions:
-        return {}
-    marks = {mark.home: mark for mark in site.owners.moving(region, anew=anew)}
-    key = site.catalog(region).known_owner_key() if marks else None
-    if key is None:
-        return {}
+    catalog = site.catalog(region)
+    marks = catalog.moves.all(catalog, _MARKS_S)
     found, slugs = dict[Tenant, Move](), {slug_of(home) for home in marks}
     for tenant in tenants:
         mark = marks.get(site.owners.home_of(tenant)) if tenant.id in slugs else None
-        if mark is not None and mark.move is not None and mark.is_of(key, tenant.key):
-            found[tenant] = mark.move
+        if mark is not None and (move := _said(catalog, mark, tenant)) is not None:
+            found[tenant] = move
     return found
+
+
+def _said(catalog: Catalog, mark: MoveMark, tenant: Tenant) -> Move | None:
+    key = catalog.known_owner_key()
+    own = key is not None and mark.is_of(key, tenant.key)
+    return mark.move if own and mark.move.state is not MoveState.HERE else None
 
 
 def _lacks_directory(site: Site, region: str) -> bool:
@@ -96,12 +113,16 @@ def backed_up_here(site: Site, tenants: Sequence[Tenant]) -> list[Tenant]:
 def moved_away(site: Site, tenants: Sequence[Tenant]) -> Sequence[MovedTenant]:
     """Those of the tenants that went, and where to."""
     moves = known_moves(site, tenants).items()
-    return [MovedTenant(one.id, move.site, move.place, move.backup_id, move.at) for one, move in moves if move.away]
+    return [
+        MovedTenant(one.id, move.site, move.place, move.backup_id, move.at)
+        for one, move in moves
+        if move.state is MoveState.WENT
+    ]
 
 
 def moved_error(tenant: Tenant, move: Move) -> TenantMoved:
     """Why no backup is made here of a tenant of which this is said."""
-    if not move.away:
+    if move.state is MoveState.ON_ITS_WAY:
         return TenantMoved(
             "The tenant is on its way from another site, and is backed up there until it has arrived",
             on=str(tenant.id),
@@ -118,14 +139,5 @@ def moved_error(tenant: Tenant, move: Move) -> TenantMoved:
 
 def say_move(site: Site, tenant: Tenant, move: Move, by: str) -> None:
     """Store what is said of the tenant, in place of what was. Raises the store's and the key provider's errors."""
-    catalog, home = site.catalog(tenant.region), site.owners.home_of(tenant)
-    body = mark_body(catalog.owner_key, home, [tenant.key], [], by, timestamp(site.clock()), move)
-    catalog.store.put(catalog.prefix + former_key(home), body)
-    site.owners.moving(tenant.region, anew=True)
-
-
-def unsay_move(site: Site, tenant: Tenant) -> None:
-    """The tenant is here, as others are. Raises the store's errors."""
     catalog = site.catalog(tenant.region)
-    catalog.store.delete([catalog.prefix + former_key(site.owners.home_of(tenant))])
-    site.owners.moving(tenant.region, anew=True)
+    write_move(catalog, MoveMark.of(catalog.owner_key, site.owners.home_of(tenant), tenant.key, move), by)

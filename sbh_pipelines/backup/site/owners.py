@@ -49,9 +49,7 @@ class _Marks:
     def of_slug(self, slug: str) -> dict[int, FormerMark]:
         found = {}
         for _, mark in self.objects.values():
-            if mark is None or mark.move is not None:
-                continue
-            if (parts := split_home(mark.home)) is not None and parts[0] == slug:
+            if mark is not None and (parts := split_home(mark.home)) is not None and parts[0] == slug:
                 found[parts[1]] = mark
         return found
 
@@ -171,15 +169,7 @@ class Owners:
         """What was put aside in a region, of every slug."""
         self.former("", region, anew=True)
         with self._lock:
-            marks = [mark for _, mark in self._marks[region].objects.values() if mark is not None]
-        return [mark for mark in marks if mark.move is None]
-
-    def moving(self, region: str, *, anew: bool = False) -> list[FormerMark]:
-        """Of the tenants of a region those that went to another site, or are on their way from one."""
-        self.former("", region, anew=anew)
-        with self._lock:
-            marks = [mark for _, mark in self._marks[region].objects.values() if mark is not None]
-        return [mark for mark in marks if mark.move is not None]
+            return [mark for _, mark in self._marks[region].objects.values() if mark is not None]
 
     def _read_marks(self, region: str, known: _Marks) -> _Marks:
         catalog = self._site.catalog(region)

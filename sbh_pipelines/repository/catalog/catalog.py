@@ -26,6 +26,7 @@ from sbh_pipelines.errors import (
 from sbh_pipelines.model import BackupId, Clock, RecoveryPoint, TenantId, utc_now
 from sbh_pipelines.repository.bounds import MOST_RECORDS, RECORDS_BYTES, all_below, too_many
 from sbh_pipelines.repository.catalog.erased import erased_slug, is_erased
+from sbh_pipelines.repository.catalog.moves import MOVES, MoveMarks
 from sbh_pipelines.repository.catalog.owners import OwnerKey
 from sbh_pipelines.repository.catalog.records import (
     Block,
@@ -96,7 +97,8 @@ class Catalog:
         self._reading = threading.Lock()
         self._merged, self._names = MergedRecords(), set[str]()  # what was read so far: objects never change
         self._erased: set[str] = set()  # tenants of whom nothing may be said any more
-        self.epoch_marks = MarkList()  # what the last listing showed of them
+        self.epoch_marks, self.moves_listed = MarkList(), MarkList()  # what the last listing showed of them
+        self.moves = MoveMarks()
 
     @property
     def hash_seed(self) -> int:
@@ -255,12 +257,14 @@ class Catalog:
 
     def _listed(self, damages: list[Damage]) -> list[str]:
         """Names of objects, oldest first; whatever else is among them goes to the damages."""
-        found, key, marks, begun = [], None, list[str](), time.monotonic()
+        found, key, marks, moves, begun = [], None, list[str](), list[str](), time.monotonic()
         self._erased = set()
         for info in all_below(self.store, self.prefix):
             below = info.key[len(self.prefix) :]
             if below.startswith(EPOCHS) and len(marks) <= MOST_LISTED:
                 marks.append(below)
+            if below.startswith(MOVES) and len(moves) <= MOST_LISTED:
+                moves.append(below)
             if below == Keys.data_key(EPOCH):
                 key = info.etag
             elif (erased := erased_slug(below)) is not None:
@@ -273,6 +277,7 @@ class Catalog:
             else:
                 found.append(name)
         self.epoch_marks.take(begun, marks)
+        self.moves_listed.take(begun, moves)
         self._check_key(key)
         found.sort()
         if (

@@ -5,14 +5,13 @@ and costs no call of the key service to look at. The object of the repository's 
 or neither. `home` is the name under which the repository lies: the slug, or `slug~2` and so on where earlier tenants had it.
 
 A repository that was put aside has a mark in the catalog: `former/{home}.json` says whose it is, and that the slug's next tenant
-begins elsewhere. With a `move` it says that the tenant itself went to another site, or comes from one. A mark that is not genuine
-is not believed: its slug's repository then answers that it is another tenant's.
+begins elsewhere. A mark that is not genuine is not believed: its slug's repository then answers that it is another tenant's.
 """
 
 import hmac
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -113,45 +112,16 @@ class OwnerDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """That a tenant went to another site, or is on its way from one.
-
-    Attributes:
-        away: Whether it went; else it is on its way here.
-        site: The other site: its name, else its database.
-        place: Where the tenant's repository is there: which move it is.
-        backup_id: The last backup before the move.
-        at: When this was said, UTC, ISO 8601.
-    """
-
-    away: bool
-    site: str
-    place: str
-    backup_id: str
-    at: str
-
-    @classmethod
-    def read(cls, document: object) -> "Move | None":
-        """What is stored as `document`; None where that is no such thing."""
-        names = {one.name: bool if one.name == "away" else str for one in fields(cls)}
-        if not isinstance(document, dict) or document.keys() != names.keys():
-            return None
-        return cls(**document) if all(type(document[name]) is kind for name, kind in names.items()) else None
-
-
-@dataclass(frozen=True, slots=True)
 class FormerMark:
-    """That a repository was put aside, or that its tenant moves between sites.
+    """That a repository was put aside.
 
     Attributes:
         home: The name under which it lies.
         owners: Tags of the keys whose backups are in it.
-        move: Of a tenant that moves, and that the repository stays the own of.
     """
 
     home: str
     owners: frozenset[str]
-    move: Move | None = None
 
     def is_of(self, key: OwnerKey, tenant_key: str) -> bool:
         return key.tag(_OWNER, self.home, tenant_key.encode()) in self.owners
@@ -171,20 +141,10 @@ def former_key(home: str) -> str:
     return f"{FORMER}{home}.json"
 
 
-def mark_body(
-    key: OwnerKey,
-    home: str,
-    tenant_keys: Iterable[str],
-    tags: Iterable[str],
-    by: str,
-    at: str,
-    move: Move | None = None,
-) -> bytes:
+def mark_body(key: OwnerKey, home: str, tenant_keys: Iterable[str], tags: Iterable[str], by: str, at: str) -> bytes:
     """What to store; `tags`: of owners whose keys nobody can tell any more."""
     owners = {key.tag(_OWNER, home, one.encode()) for one in tenant_keys} | set(tags)
     document: dict[str, object] = {"home": home, "key": key.id, "owners": sorted(owners), "put_aside_by": by, "at": at}
-    if move is not None:
-        document["move"] = asdict(move)
     return pretty({**document, "mac": key.tag(_MARK, home, canonical(document))})
 
 
@@ -219,10 +179,7 @@ def _mark(document: Mapping[str, Any], home: str, key: OwnerKey) -> FormerMark |
         return None
     if not hmac.compare_digest(key.tag(_MARK, home, canonical(bare)).encode(), mac.encode("utf-8", "replace")):
         return None
-    move = Move.read(document.get("move"))
-    if move is None and "move" in document:  # of a later release: that it was put aside nobody said
-        return None
-    return FormerMark(home, frozenset(str(tag) for tag in owners), move)
+    return FormerMark(home, frozenset(str(tag) for tag in owners))
 
 
 def slug_of(home: str) -> TenantId | None:

@@ -8,9 +8,11 @@ import pytest
 from sbh_pipelines.backup.copies.place import open_copy
 from sbh_pipelines.backup.copies.run import run_copy
 from sbh_pipelines.backup.copies.upkeep import keep_copy
+from sbh_pipelines.backup.site.moves import move_of, say_move
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import BackupId, TenantId, utc_now
+from sbh_pipelines.repository.catalog.moves import Move, MoveState
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines_tests.backup.conftest import application, database
 from sbh_pipelines_tests.backup.create.test_crash import Death, Killed, struck
@@ -127,3 +129,12 @@ def test_killed_at_any_write_what_was_known_is_known(copied: Copied, when: str) 
         pytest.fail("it never came to its end")
     keep_copy(after(9), COPY, TENANTS)
     assert len(names(copied, copied.copy_bucket) - names(copied, copied.bucket)) <= 1
+
+
+def test_a_copy_knows_who_moved_and_who_arrived(copied: Copied) -> None:
+    """Else a tenant that arrived long ago would not be backed up once the copy takes over."""
+    for state in (MoveState.ON_ITS_WAY, MoveState.HERE, MoveState.WENT):
+        said = Move(state, "eu_1", "s3://there/acme/", "backup_20260101_0000", "2026-01-01T00:00:00Z")
+        say_move(copied.site(), TENANTS[0], said, "ann")
+        run(copied)
+        assert move_of(there(copied), TENANTS[0]) == (None if state is MoveState.HERE else said)

@@ -226,6 +226,7 @@ def test_what_is_copied_of_a_repository_has_a_name_of_the_format(name: str, kind
 def test_what_is_copied_of_a_region_has_a_name_of_the_format() -> None:
     assert catalog_kind("records/20260101T000000000000Z-0123456789abcdef") is RegionKind.RECORD
     assert catalog_kind("former/acme~2.json") is RegionKind.FORMER
+    assert catalog_kind("moves/acme.json") is RegionKind.MOVE
     assert catalog_kind("copies/dr/states/20260101T000000000000Z-0123456789abcdef") is None
     assert catalog_kind("keys/0001.json") is None
     assert catalog_kind("epochs/00/00/0001-ended.json") is None

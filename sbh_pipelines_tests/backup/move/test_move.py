@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from sbh_pipelines.errors import TenantMoved
+from sbh_pipelines.errors import StoreDenied, TenantMoved
+from sbh_pipelines_tests.backup.create.test_crash import struck
 from sbh_pipelines_tests.backup.move.two_sites import WITHOUT_ACME, TwoSites
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT
 
@@ -96,3 +97,30 @@ def test_a_plan_writes_nothing_and_says_how_far_a_move_is(sites: TwoSites) -> No
     assert sites.there.state(ACME).rows["tenants"] == b""
     sites.move()
     assert sites.plan().stage == "done"
+
+
+def test_nobody_has_to_delete_anything(sites: TwoSites) -> None:
+    """As the roles of `deploy/policies` that restore may delete neither below a catalog nor of a backup."""
+    sites.source.create_backup(ACME, ADMIN)
+
+    def refuse(verb: str, key: str, body: bytes) -> tuple[BaseException, str]:
+        return StoreDenied("may not delete", on=key), "before"
+
+    with struck(refuse, ("delete",)):
+        sites.move()
+    assert [tenant.id for tenant in sites.target.tenants.all()] == [ACME, BOLT]
+    assert [tenant.id for tenant in sites.source.tenants.all()] == [BOLT]
+
+
+@pytest.mark.parametrize("kind", ["full", "incremental"])
+def test_a_process_that_has_not_heard_of_it_makes_no_backup_either(sites: TwoSites, kind: str) -> None:
+    """What it knows of moves is of a moment ago: under the tenant's lease it looks again."""
+    sites.source.create_backup(ACME, ADMIN)
+    late = sites.source
+    assert [tenant.id for tenant in late.tenants.all()] == [ACME, BOLT]
+    moved = sites.move()
+    sites.here.database.run("INSERT INTO notes VALUES (1, 'late')")
+    with pytest.raises(TenantMoved, match="moved to eu_2"):
+        late.create_backup(ACME, ADMIN, kind)
+    assert late.list_backups(ACME, ADMIN)[0]["id"] == moved.backup_id
+    sites.target.create_backup(ACME, ADMIN, kind)

@@ -65,10 +65,6 @@ def _file_there(sites: TwoSites) -> None:
     sites.there.write_file(ACME, "docs/0 of acme.txt", b"whose is this?")
 
 
-def _region(sites: TwoSites) -> None:
-    sites.sections["storage"] = {"regions": ["us-east-1"]}
-
-
 REFUSED: dict[str, tuple[Callable[[TwoSites], None], type[SbhError], str]] = {
     "its slug is taken": (_same_slug, MoveRefused, "already, with the key 77"),
     "its rows are there, and no move was begun": (_leftovers, MoveRefused, "no move to there was begun"),
@@ -162,6 +158,7 @@ def test_one_that_was_erased_at_the_other_site(sites: TwoSites) -> None:
     sites.target.keys.readmit(ACME, ADMIN)
     sites.move()
     assert sites.there.state(ACME) == sites.here.state(ACME)
+    assert list(site_of(sites.target).owners.former(ACME, "eu-west-1")) == [1], "the erasure's mark is another one"
 
 
 def test_a_repository_of_another_tenant_at_the_other_site(sites: TwoSites) -> None:

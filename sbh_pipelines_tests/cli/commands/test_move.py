@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
-from sbh_pipelines.backup.site.moves import unsay_move
+from sbh_pipelines.backup.site.moves import say_move
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import find_tenant
 from sbh_pipelines.embedded.sample import fingerprint
@@ -19,6 +19,7 @@ from sbh_pipelines.embedded.servers import object_server, postgres
 from sbh_pipelines.embedded.servers.layout import Layout, write_private
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import TenantId, utc_now
+from sbh_pipelines.repository.catalog.moves import Move, MoveState
 from sbh_pipelines.settings import load_settings
 from sbh_pipelines_tests.cli.conftest import Sbh
 from sbh_pipelines_tests.support.buckets import fresh_bucket
@@ -99,7 +100,8 @@ def sites(sbh: Sbh, settings_file: Path, sample_stack: Stack, tmp_path: Path) ->
         there.write_text(f'{text}\n[site]\nname = "eu_2"\n')
         first = Site(load_settings(settings_file), utc_now)
         # Other tests have all tenants of the stack.
-        stack.callback(unsay_move, first, find_tenant(first.settings, TenantId(MOVED)))
+        here_again = Move(MoveState.HERE, "eu_2", "", "", "")
+        stack.callback(say_move, first, find_tenant(first.settings, TenantId(MOVED)), here_again, "test")
         yield Sites(sample_stack, here, there, name, buckets["two-files"])
 
 

@@ -46,15 +46,16 @@ class RegionKind(IntEnum):
     """Of an object of a region's catalog or journal, in the order in which they are brought."""
 
     FORMER = 1
-    CERTIFICATE = 2
-    READMITTED = 3
-    ERASED = 4
-    RECORD = 5
-    EVENT = 6
-    GAP = 7
-    PUBLIC_KEY = 8
-    SLOT = 9
-    SEGMENT = 10
+    MOVE = 2
+    CERTIFICATE = 3
+    READMITTED = 4
+    ERASED = 5
+    RECORD = 6
+    EVENT = 7
+    GAP = 8
+    PUBLIC_KEY = 9
+    SLOT = 10
+    SEGMENT = 11
 
 
 _STAMP = r"\d{8}T\d{12}Z-[0-9a-f]{16}"
@@ -62,6 +63,7 @@ _HOME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(?:~\d+)?"
 _ERASURE = r"erase_\d{8}_\d{6}_[0-9a-f]{6}"
 _CATALOG = {
     RegionKind.FORMER: re.compile(rf"former/{_HOME}\.json"),
+    RegionKind.MOVE: re.compile(rf"moves/{_HOME}\.json"),
     RegionKind.CERTIFICATE: re.compile(rf"certificates/{_HOME}/{_ERASURE}\.json"),
     RegionKind.READMITTED: re.compile(rf"readmitted/{_HOME}/{_ERASURE}\.json"),
     RegionKind.ERASED: re.compile(rf"erased/{_HOME}\.json"),

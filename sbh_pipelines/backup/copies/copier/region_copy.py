@@ -1,6 +1,7 @@
 """What belongs to a region and to no tenant, brought to a copy: catalog, the platform's trail and repository, the journal.
 
-    catalog    its key; then what says whose repositories are (`former/`), certificates, readmissions before tombstones, records
+    catalog    its key; then whose repositories are, and who moved (`former/`, `moves/`), certificates, readmissions before
+               tombstones, records
     audit      events of the platform's trail, then its head
     platform   as a tenant's repository
     journal    segments are listed; then gaps, public keys, marks of slots; then segments, oldest first
@@ -65,7 +66,7 @@ def _catalog(place: CopyPlace, region: str, transfers: Transfers) -> Stored:
         with Inventory(source.prefix, catalog_kind) as inventory:
             inventory.add_source(all_below(here, source.prefix))
             inventory.add_target(all_below(there, source.prefix))
-            folder.bring(inventory, [RegionKind.FORMER], immutable=False, if_vanished="skip")
+            folder.bring(inventory, [RegionKind.FORMER, RegionKind.MOVE], immutable=False, if_vanished="skip")
             folder.bring(inventory, [RegionKind.CERTIFICATE, RegionKind.READMITTED])
             for one in list(inventory.wanted(RegionKind.ERASED, immutable=False)):
                 home = erased_slug(one.name)
