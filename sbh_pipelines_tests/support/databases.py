@@ -118,6 +118,12 @@ def copy_text(connection: Any, query: str) -> bytes:
     return text.getvalue()
 
 
+def end_sessions(admin: Any, name: str) -> None:
+    """Whoever has idle sessions in the database begins new ones: it is to be copied, which takes that there are none."""
+    idle = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s AND state = 'idle'"
+    admin.cursor().execute(idle, [name])
+
+
 @contextmanager
 def fresh_database(stack: Stack, template: str = "template1", encoding: str = "") -> Iterator[Database]:
     """A database of its own, empty or a copy of `template`, or empty and of another encoding; dropped at the end.
@@ -130,6 +136,7 @@ def fresh_database(stack: Stack, template: str = "template1", encoding: str = ""
         source = template
         if encoding:
             source = f"template0 ENCODING '{encoding}' LOCALE 'C' LOCALE_PROVIDER libc"
+        end_sessions(admin, template)
         admin.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY file_copy")
         made = Database(stack, name)
         try:

@@ -21,7 +21,7 @@ import pytest
 
 from sbh_pipelines.embedded.servers import postgres, process
 from sbh_pipelines.embedded.servers.stack import Stack
-from sbh_pipelines_tests.support.databases import Database
+from sbh_pipelines_tests.support.databases import Database, end_sessions
 
 VERSIONS = {18: postgres.binaries(), 15: Path("/usr/lib/postgresql/15/bin")}
 _FAST = {
@@ -110,6 +110,7 @@ class OwnServer:
         with closing(psycopg2.connect(self.dsn())) as connection:
             connection.autocommit = True
             strategy = " STRATEGY wal_log" if self.version >= 15 else ""
+            end_sessions(connection, template)
             connection.cursor().execute(f"CREATE DATABASE {name} TEMPLATE {template}{strategy}")
         return self.database(name)
 
