@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-from sbh_pipelines.repository.trail.event import GENESIS, AuditEvent
+from sbh_pipelines.repository.trail.event import GENESIS, AuditEvent, AuditKey, Chain, line
 
 CREATED, POLICY = "backup.created", "policy.changed"
+_SEEN = b"head seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +42,26 @@ class TrailEnd:
 class HeadSeen:
     """What a writer knew of a head when it was done: who remembers it need not read the head to find the end.
 
-    It proves nothing. That no event came since is proved by the create-only put of the next link, and that nobody moved the head
-    by the condition under which it is replaced.
+    That no event came since is proved by the create-only put of the next link, and that nobody moved the head by the condition
+    under which it is replaced. It lies with the tenant's backups, and is signed as the head is: else who has the tenant's data key
+    could have the head go back.
 
     Attributes:
         end: Where the trail ended.
         etag: Of the head that says so.
-        key: Id of the audit key that signed it: under another one the links are looked at anew.
+        signature: Under the audit key, with the chain. Under another key the links are looked at anew.
     """
 
     end: TrailEnd
     etag: str
-    key: str
+    signature: str
+
+    @classmethod
+    def of(cls, chain: Chain, end: TrailEnd, etag: str, key: AuditKey) -> Self:
+        return cls(end, etag, key.sign(_SEEN, _said(chain, end, etag)))
+
+    def is_genuine(self, chain: Chain, key: AuditKey) -> bool:
+        return key.signed(_SEEN, _said(chain, self.end, self.etag), self.signature)
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Self:
@@ -66,7 +75,11 @@ class HeadSeen:
         end = TrailEnd(link, seq, str(said["hash"]), backups_to, policy)
         if end.link < 1 or end.seq < 1 or len(end.hash) != len(GENESIS):
             raise ValueError("no end of a trail")
-        return cls(end, str(said["etag"]), str(said["key"]))
+        return cls(end, str(said["etag"]), str(said["signature"]))
 
     def as_dict(self) -> dict[str, object]:
-        return {**asdict(self.end), "etag": self.etag, "key": self.key}
+        return {**asdict(self.end), "etag": self.etag, "signature": self.signature}
+
+
+def _said(chain: Chain, end: TrailEnd, etag: str) -> bytes:
+    return line({**asdict(chain), **asdict(end), "etag": etag})

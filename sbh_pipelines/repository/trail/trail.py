@@ -84,6 +84,7 @@ class Trail:
         self._end: TrailEnd | None = None
         self._head_etag: str | None = None
         self._head_link = 0  # which link the head of this ETag names
+        self._unproved = False  # the end is what another process left, and the head was neither read nor replaced since
         self._damaged: tuple[Entry, ...] = ()  # what the next link is to say of links that cannot be read
 
     @property
@@ -101,21 +102,22 @@ class Trail:
             end, etag = self._end, self._head_etag
             if self._writing or end is None or etag is None or end.link != self._head_link or self._damaged:
                 return None
-        return HeadSeen(end, etag, self.key.id)
+        return HeadSeen.of(self.chain, end, etag, self.key)
 
     def expect(self, head: HeadSeen) -> None:
         """Begin where another process left off, unless this one knows a later end.
 
         Only where the store is known to refuse a replacement whose condition does not hold: by that it shows that somebody moved
-        the head since.
+        the head since. Until then the head moves with each event, and is read where it could not be moved.
         """
-        if head.key != self.key.id:
+        if not head.is_genuine(self.chain, self.key):
             return
         with self._turn:
             self._turn.wait_for(lambda: not self._writing)
             known = self._end.link if self._end is not None else 0
             if head.end.link > known and not self._damaged:
                 self._end, self._head_etag, self._head_link = head.end, head.etag, head.end.link
+                self._unproved = True
 
     def append(self, build: Build, *, may_lag: bool = False) -> None:
         """Record what `build` returns; durable when it returns. `may_lag`: the head may be moved a moment later.
@@ -167,10 +169,7 @@ class Trail:
 
     def _write(self, group: list[_Append]) -> None:
         for _ in range(_TRIES):
-            if self._end is None:
-                self._end, self._head_etag = self._told()
-                self._head_link = self._end.link
-            events, end = self._events(group, self._end)
+            events, end = self._events(group, self._end or self._begin_at(*self._told()))
             if not events:
                 return
             body, key = body_of(events), self.link_key(end.link)
@@ -183,10 +182,11 @@ class Trail:
             except StoreUnavailable:
                 if not self._is_there(key, body):
                     raise
-            self._end, self._damaged = end, ()
+            # An end that nothing proved holds once the head could be moved to it.
+            self._end, self._damaged = None if self._unproved else end, ()
             # The events are written. A head that lags is brought up to date by the next append.
             # Two links without any head look cut.
-            may_lag = self._head_etag is not None and all(call.may_lag for call in group)
+            may_lag = self._end is not None and self._head_etag is not None and all(call.may_lag for call in group)
             if may_lag and self._behind is not None and self._behind(self):
                 return
             with suppress(SbhError):
@@ -235,9 +235,9 @@ class Trail:
         assert self._end is not None
         told, etag = self._told()
         if told.link > self._end.link:  # one request, however many links others wrote meanwhile
-            self._end, self._head_etag, self._head_link = told, etag, told.link
+            self._begin_at(told, etag)
         else:
-            self._end = self._caught_up(self._end)
+            self._end, self._unproved = self._caught_up(self._end), False
 
     def _caught_up(self, end: TrailEnd) -> TrailEnd:
         """The end as it is now: there is a link after `end`. Reads the links after it, back to what `end` has to know."""
@@ -296,6 +296,10 @@ class Trail:
 
     # the head
 
+    def _begin_at(self, told: TrailEnd, etag: str | None) -> TrailEnd:
+        self._end, self._head_etag, self._head_link, self._unproved = told, etag, told.link, False
+        return told
+
     def read_head(self) -> TrailEnd | None:
         """What the head says; None where there is none. Raises CorruptObject for one that is not genuine."""
         try:
@@ -352,14 +356,14 @@ class Trail:
                     self._head_etag = self._heads.create(self._head_key, body)
                 else:
                     self._head_etag = self._heads.replace(self._head_key, body, etag)
-                self._head_link = end.link
+                self._end, self._head_link, self._unproved = end, end.link, False
                 return
             except (ObjectExists, ObjectChanged, ObjectMissing):
                 theirs, etag = self._told()
                 if theirs.link >= end.link:
                     # Another process is further. Or links were taken away, and one of ours stands where another was: going on
                     # behind the head, and never in front of it, leaves a gap that tells.
-                    self._end, self._head_etag, self._head_link = theirs, etag, theirs.link
+                    self._begin_at(theirs, etag)
                     return
 
     # reading

@@ -129,7 +129,7 @@ def left(made: Trail) -> HeadSeen:
 
 
 def test_who_remembers_the_head_does_not_read_it() -> None:
-    """A process that was told of a later end than it is told of now knows better."""
+    """A process that was told of a later end than it is told of now knows better. The first event proves the end: its head lags not."""
     calls: list[str] = []
     store, made = written(1, 1)
     early = left(made)
@@ -137,7 +137,8 @@ def test_who_remembers_the_head_does_not_read_it() -> None:
     again = trail(Wrapped(store, lambda verb, _: calls.append(verb), nothing))
     again.expect(left(made))
     again.expect(early)
-    record(again, entry(3))
+    again._behind = lambda _: True
+    again.append(lambda _: [entry(3)], may_lag=True)
     assert calls == ["create", "replace"]
     assert numbers(store) == [0, 1, 2, 3]
     assert (left(again).end.link, left(again).end.seq) == (4, 4)
@@ -181,6 +182,55 @@ def test_events_that_were_taken_away_are_missed_whatever_a_writer_remembers() ->
     found = checked(store)
     assert "Objects of the audit trail are missing" in {issue.what for issue in found.issues}
     assert "The audit trail lacks an event that was there" not in {issue.what for issue in found.issues}
+
+
+def test_nobody_else_says_where_a_trail_ends() -> None:
+    """Who can write the tenant's objects says of the head as it is that it is of an earlier link, and takes away what came since.
+
+    Nor of another trail, where the tenant had the slug before, or has another region.
+    """
+    store, made = written(1, 1)
+    early = left(made)
+    for number in range(2, 6):
+        record(made, entry(number))
+    late = left(made)
+    for link in range(3, 7):
+        del store.objects[made.link_key(link)]
+    again = trail(store)
+    again.expect(HeadSeen(early.end, late.etag, early.signature))
+    again.expect(HeadSeen(early.end, late.etag, "\xe9"))
+    record(again, entry(6))
+    assert "Objects of the audit trail are missing" in {issue.what for issue in checked(store).issues}
+    for chain in (Chain("bolt", REGION), Chain("acme", "us-east-1")):
+        assert not late.is_genuine(chain, KEY)
+    assert late.is_genuine(ACME, KEY)
+
+
+@pytest.mark.parametrize("fault", ["fails", "lags"])
+def test_an_end_that_was_put_back_covers_nothing(fault: str) -> None:
+    """What was left for the writer is older than the head, and the last link was taken away; the head could not be moved to the one
+    that took its place, or was to be moved later.
+    """
+    store, made = written(1, 1)
+    old = left(made)
+    record(made, entry(2))
+    del store.objects[made.link_key(3)]
+    broken = [fault == "fails"]
+
+    def breaks(verb: str, key: str) -> None:
+        if broken[0] and "heads/" in key and verb == "replace":
+            raise StoreUnavailable("no", on=key)
+
+    again = trail(Wrapped(store, breaks, nothing))
+    again._behind = lambda _: True
+    again.expect(old)
+    again.append(lambda _: [entry(3)], may_lag=fault == "lags")
+    broken[0] = False
+    record(again, entry(4))
+    assert {issue.what for issue in checked(store).issues} & {
+        "Objects of the audit trail are missing",
+        "An audit event does not follow the one before it",
+    }
 
 
 def test_a_head_under_another_key_is_not_remembered() -> None:
