@@ -154,7 +154,7 @@ class TenantMoved(RequestError):
     """The tenant went to another site, or has not arrived from one: its backups are made there."""
 
     code, http_status = "SBH-219", 409
-    advice = "work at the site that the text names; `sbh tenants list` shows who went where"
+    advice = "work at the site that the text names, or finish the move; `sbh tenants list` shows who is where"
 
 
 class MoveRefused(RequestError):

@@ -23,6 +23,7 @@ from sbh_pipelines.backup.health.findings import (
     drill_overdue,
     of_error,
     of_observation,
+    on_its_way,
 )
 from sbh_pipelines.backup.health.journal import JournalState, look_at_journal
 from sbh_pipelines.backup.health.observation import Observation, observations_of
@@ -33,6 +34,7 @@ from sbh_pipelines.errors import SbhError, StoreUnavailable, TenantErased
 from sbh_pipelines.model import Tenant, TenantId, parse_timestamp
 from sbh_pipelines.placement import catalog_place
 from sbh_pipelines.repository.catalog.catalog import open_catalog
+from sbh_pipelines.repository.catalog.moves import MoveState
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.settings import Settings
@@ -109,6 +111,7 @@ def examine(
     locked = {region for region, state in regions.items() if state.key is False}
     if here_only:  # of a store that does not answer nothing more is asked
         elsewhere = known_moves(site, [t for t in tenants if t.region not in lost])
+        findings += [on_its_way(t, move) for t, move in elsewhere.items() if move.state is MoveState.ON_ITS_WAY]
         tenants = [t for t in tenants if t not in elsewhere]
     reachable = [t for t in tenants if t.region not in lost]
     kept = observations_of(site)

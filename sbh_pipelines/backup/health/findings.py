@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from sbh_pipelines.backup.drill.records import PASSED
 from sbh_pipelines.backup.health.observation import Observation
+from sbh_pipelines.backup.site.moves import moved_error
 from sbh_pipelines.errors import (
     DrillOverdue,
     KeyServiceError,
@@ -21,6 +22,7 @@ from sbh_pipelines.errors import (
     UnusualSize,
 )
 from sbh_pipelines.model import Tenant, timestamp
+from sbh_pipelines.repository.catalog.moves import Move
 from sbh_pipelines.settings import Settings
 
 STORAGE, LAST, SIZE, RETENTION = (
@@ -42,6 +44,7 @@ ALL_CHECKS = (*CHECKS, KEYS, POINT, INTACT, DRILLS, SOURCE, JOURNAL, COPIES, FIL
 
 WARNING, ERROR, CRITICAL = "warning", "error", "critical"
 _SEVERE_TIER = "critical"
+_MOVES_FOR = timedelta(hours=4)  # a move that takes longer was cut short, or is looked after by people
 _TOLD_TO = timedelta(seconds=1)  # how exactly a record says when it failed
 
 
@@ -95,6 +98,12 @@ def of_observation(settings: Settings, seen: Observation, age_s: float | None, n
     if scheduled(settings, tenant):
         findings += [*_last(settings, seen, age_s, now), *_point(settings, seen, age_s)]
     return findings
+
+
+def on_its_way(tenant: Tenant, move: Move) -> Finding:
+    """A move that is not finished: the tenant is not backed up here, and where it came from perhaps not any more."""
+    error = moved_error(tenant, move)
+    return Finding(POINT, "move_unfinished", str(tenant.id), error, ERROR, str(tenant.id), _MOVES_FOR.total_seconds())
 
 
 def scheduled(settings: Settings, tenant: Tenant) -> bool:

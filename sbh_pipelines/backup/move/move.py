@@ -2,7 +2,7 @@
 
     1. the target says that the tenant is on its way      its backups are not due there yet
     2. the repository is brought, but for its trail       as to a copy: keys first, wrapped anew; manifests last
-    3. rows and files of the final backup are restored    in one transaction, proved before its commit
+    3. rows and files of the final backup are restored    in one transaction, proved before its commit; the mark names the backup
     4. both are proved, and the source says that the tenant went    under its lease: nothing is backed up there any more
     5. the target says that the tenant is there
     6. the target is backed up                            the first backup that builds on the history that came
@@ -21,7 +21,7 @@ from datetime import timedelta
 from sbh_pipelines.backup.copies.copier.tenant_copy import copy_tenant
 from sbh_pipelines.backup.copies.copier.transfer import Limiter, Transfers
 from sbh_pipelines.backup.copies.place import CopyPlace
-from sbh_pipelines.backup.move.plan import WHOLE, Ends
+from sbh_pipelines.backup.move.plan import WHOLE, Ends, Stage
 from sbh_pipelines.backup.move.proof import MoveProof, proof_of, prove_source, prove_target
 from sbh_pipelines.backup.restore.restore import restore_in_place, target_of
 from sbh_pipelines.backup.retain.holds import place_term
@@ -95,11 +95,12 @@ class Mover:
     progress: ProgressSink
 
     def begin(self, final: BackupId) -> None:
-        """The first step; nothing is written where it was taken before, but the target knows the final backup by now."""
+        """The first step; what the target says of a move that was begun before stays: its rows are of that backup."""
         ends = self.ends
         props = {"to": site_name(ends.target.settings), "place": ends.place_there, "backup_id": final}
         ends.source.track(ends.tenant, "tenant.move_started", self.source_user, props)
-        self._say_there(MoveState.ON_ITS_WAY, final)
+        if ends.stage is Stage.NEW:
+            self._say_there(MoveState.ON_ITS_WAY, final)
 
     def bring(self, final: BackupId) -> Brought:
         """The repository. The final backup is kept at the target for some days, whatever the retention there says."""
@@ -116,6 +117,7 @@ class Mover:
     def restore(self, final: BackupId) -> None:
         """Make the tenant at the target what the final backup has, whatever an earlier call left there."""
         target, tenant = self.ends.target, self.ends.tenant
+        self._say_there(MoveState.ON_ITS_WAY, final)  # what is found there later is held against this one
         with target.repository(tenant) as repository:
             into = target_of(target, None, WHOLE)
             restore_in_place(

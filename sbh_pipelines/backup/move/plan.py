@@ -7,6 +7,7 @@ from enum import StrEnum
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.contents.ownership import resolve_own
 from sbh_pipelines.backup.copies.copier.kinds import repository_kind
+from sbh_pipelines.backup.move.files import other_files
 from sbh_pipelines.backup.restore.plan import RestorePlan
 from sbh_pipelines.backup.restore.request import RestoreRequest
 from sbh_pipelines.backup.restore.restore import plan_restore, target_of
@@ -16,7 +17,7 @@ from sbh_pipelines.database.schema.tenants import find_tenants
 from sbh_pipelines.database.session.connection import describe_dsn
 from sbh_pipelines.database.session.snapshot import exported_snapshot
 from sbh_pipelines.errors import MoveRefused, SbhError, TenantMoved
-from sbh_pipelines.model import ProgressSink, Tenant
+from sbh_pipelines.model import BackupId, ProgressSink, Tenant
 from sbh_pipelines.placement import catalog_place, check_tenant, is_one_place
 from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.catalog.moves import Move, MoveState
@@ -45,6 +46,7 @@ class Ends:
         tenant: As the source's database has it.
         stage: How far the move is.
         left: What the source says of a move that is finished there.
+        arriving: What the target says of one that was begun.
     """
 
     source: Site
@@ -52,6 +54,7 @@ class Ends:
     tenant: Tenant
     stage: Stage
     left: Move | None = None
+    arriving: Move | None = None
 
     @property
     def place_here(self) -> str:
@@ -95,6 +98,7 @@ class MovePlan:
         rows: Rows of all of them.
         files: Files that are written at the target.
         file_bytes: Their bytes.
+        others: What is at the target, and neither the backup's nor absent: rows by table, files.
         problems: Why the move is refused.
     """
 
@@ -111,6 +115,7 @@ class MovePlan:
     rows: int
     files: int
     file_bytes: int
+    others: Sequence[str]
     problems: Sequence[SbhError]
 
 
@@ -150,31 +155,33 @@ def open_ends(source: Site, target: Site, tenant: Tenant) -> Ends:
     target.check_place(tenant)
     here, there = repository_url(source, tenant), repository_url(target, tenant)
     left, arriving = move_of(source, tenant), move_of(target, tenant)
+    begun = arriving is not None and arriving.state is MoveState.ON_ITS_WAY
     if left is not None and left.state is MoveState.WENT:
-        if left.place != there:
+        # A place that has another address since is known by the final backup.
+        if left.place != there and not (begun and arriving is not None and arriving.backup_id == left.backup_id):
             raise TenantMoved(
                 "The tenant went to another site already",
                 on=str(tenant.id),
                 why=f"it was moved to {left.site} at {left.at}",
                 remedy=f"move it from there: --from with the settings of {left.site}",
             )
-        begun = arriving is not None and arriving.state is MoveState.ON_ITS_WAY
         return Ends(source, target, tenant, Stage.LEFT if begun else Stage.DONE, left)
     if left is not None:
         raise _refused(
             tenant,
             f"it is on its way from {left.site} to {site_name(source.settings)}, and has not arrived",
-            "finish that move first, with the command that began it",
+            f"finish that move first, with the command that began it; or end it there: `sbh tenants move {tenant.id} --to SETTINGS"
+            f" --arrived`, with the settings of {site_name(source.settings)}",
         )
-    begun = arriving is not None and arriving.state is MoveState.ON_ITS_WAY
     if begun and arriving is not None and arriving.place != here:
         raise _refused(
             tenant,
             f"a move of it to the target from {arriving.site} was begun",
-            "finish that one first, with the command that began it",
+            "finish that one first, with the command that began it; or end it there: `sbh tenants move"
+            f" {tenant.id} --to SETTINGS --give-up`, with the settings of {site_name(target.settings)}",
         )
     _refuse_there(target, tenant, begun=begun)
-    return Ends(source, target, tenant, Stage.BEGUN if begun else Stage.NEW)
+    return Ends(source, target, tenant, Stage.BEGUN if begun else Stage.NEW, arriving=arriving)
 
 
 def _refuse_one_site(source: Site, target: Site, tenant: Tenant) -> None:
@@ -215,50 +222,74 @@ def _refuse_there(target: Site, tenant: Tenant, *, begun: bool) -> None:
     )
 
 
-def plan_move(ends: Ends, progress: ProgressSink) -> MovePlan:
-    """By the newest backup. Raises UnknownBackup where there is none, CorruptObject, and the source's and stores' errors."""
+def plan_move(ends: Ends, progress: ProgressSink, *, overwrite: bool = False) -> MovePlan:
+    """By the newest backup; of a tenant that went, nothing but that. `overwrite`: also what was changed at the target since the
+    move was begun.
+
+    Raises UnknownBackup where there is no backup, CorruptObject, and the source's and stores' errors.
+    """
     source, target, tenant = ends.source, ends.target, ends.tenant
+    sites = tenant.id, tenant.region, site_name(source.settings), site_name(target.settings), ends.stage
+    if ends.left is not None:
+        return MovePlan(*sites, ends.left.backup_id, 0, 0, 0, (), 0, 0, 0, (), ())
     store, prefix = source.backup_store(tenant)
     sizes = [info.size for info in all_below(store, prefix) if repository_kind(info.key[len(prefix) :]) is not None]
-    plan: RestorePlan | None = None
     with source.repository(tenant) as repository:
-        newest = resolve_own(repository, LATEST, tenant.key, live=True)
-        backups = len(repository.manifest_ids())
-        if ends.left is None:
+        newest, backups = resolve_own(repository, LATEST, tenant.key, live=True), repository.manifest_ids()
+
+        def compared(backup_id: BackupId) -> RestorePlan:
             into = target_of(target, None, WHOLE)
-            plan = plan_restore(target, repository, tenant, newest, WHOLE, into, progress, names_others=True)
-    tables = plan.tables if plan is not None else ()
+            return plan_restore(target, repository, tenant, backup_id, WHOLE, into, progress, names_others=True)
+
+        plan = against = compared(newest)
+        begun = ends.arriving.backup_id if ends.arriving is not None else newest
+        if begun != newest and begun in backups:
+            against = compared(BackupId(begun))
+        files = against.files.different + against.files.extra
+        if files and ends.stage is Stage.BEGUN:
+            files = other_files(target, tenant, repository, BackupId(against.backup_id))
+    others = _others(against, files)
+    refused = [_in_the_way(ends, others)] if others and not (overwrite and ends.stage is Stage.BEGUN) else []
     return MovePlan(
-        tenant_id=tenant.id,
-        region=tenant.region,
-        from_site=site_name(source.settings),
-        to_site=site_name(target.settings),
-        stage=ends.stage,
+        *sites,
         backup_id=newest,
-        backups=backups,
+        backups=len(backups),
         objects=len(sizes),
         bytes=sum(sizes),
-        tables=[TableRows(table.table, table.rows_in_backup) for table in tables],
-        rows=sum(table.rows_in_backup for table in tables),
-        files=plan.files.missing + plan.files.different if plan is not None else 0,
-        file_bytes=plan.files.bytes_to_write if plan is not None else 0,
-        problems=() if plan is None else [*plan.problems, *_in_the_way(ends, plan)],
+        tables=[TableRows(table.table, table.rows_in_backup) for table in plan.tables],
+        rows=sum(table.rows_in_backup for table in plan.tables),
+        files=plan.files.missing + plan.files.different,
+        file_bytes=plan.files.bytes_to_write,
+        others=others,
+        problems=[*plan.problems, *refused],
     )
 
 
-def _in_the_way(ends: Ends, plan: RestorePlan) -> list[SbhError]:
-    """Of a move that was not begun nothing may be there: it would be written over, or removed."""
-    if ends.stage is not Stage.NEW:
-        return []
+def _others(plan: RestorePlan, files: int) -> list[str]:
+    """What would be written over, or removed. Of a move that was begun the backup's own rows and files may be there."""
     found = [
-        f"{table.table}: {table.update + table.delete} rows" for table in plan.tables if table.update + table.delete
+        f"{table.table}: {table.update} rows changed, {table.delete} more"
+        for table in plan.tables
+        if table.update + table.delete
     ]
-    if stray := plan.files.different + plan.files.extra:
-        found.append(f"{stray} files")
-    if not found:
-        return []
-    why = f"{site_name(ends.target.settings)} has something under its key or prefix: {'; '.join(found[:_NAMED])}"
-    return [_refused(ends.tenant, why, "see whose it is; where it is a leftover of the tenant, delete it there first")]
+    if files:
+        found.append(f"{files} files")
+    return found
+
+
+def _in_the_way(ends: Ends, others: Sequence[str]) -> MoveRefused:
+    there, found = site_name(ends.target.settings), "; ".join(others[:_NAMED])
+    if ends.stage is Stage.NEW:
+        why = f"{there} has something under its key or prefix: {found}"
+        return _refused(
+            ends.tenant, why, "see whose it is; where it is a leftover of the tenant, delete it there first"
+        )
+    return _refused(
+        ends.tenant,
+        f"{there} has what did not come with the move that was begun: {found}",
+        f"where the tenant is in use there, end the move there: `sbh tenants move {ends.tenant.id} --to SETTINGS --arrived`;"
+        " where it is not, --overwrite makes it what it is here, and keeps no backup of what is there",
+    )
 
 
 def _refused(tenant: Tenant, why: str, remedy: str) -> MoveRefused:

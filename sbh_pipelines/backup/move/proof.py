@@ -4,29 +4,20 @@ Rows are compared with the live tables of both sites, as a restore's plan compar
 where a group differs. Files are compared at the source by their listing, as a backup does it, and at the target by their content.
 """
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 
-from sbh_pipelines.backup.contents.file_list import read_files
-from sbh_pipelines.backup.contents.manifests import read_component, read_manifest
-from sbh_pipelines.backup.create.files.files_step import live_files
+from sbh_pipelines.backup.move.files import same_files
 from sbh_pipelines.backup.move.plan import WHOLE, Ends, TableRows
 from sbh_pipelines.backup.restore.plan import RestorePlan
 from sbh_pipelines.backup.restore.restore import plan_restore, target_of
 from sbh_pipelines.backup.site.moves import site_name
 from sbh_pipelines.backup.site.site import Site
-from sbh_pipelines.concurrency import streamed
 from sbh_pipelines.errors import MoveUnproven
-from sbh_pipelines.files.file import FileEntry
 from sbh_pipelines.model import BackupId, ProgressSink, Tenant
 from sbh_pipelines.repository.documents import list_manifest_ids
-from sbh_pipelines.repository.format import FILES
-from sbh_pipelines.stores.base import ObjectInfo
 
 _NAMED = 10  # tables in an error
-_AT_ONCE = 4  # files that are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +43,11 @@ def prove_target(ends: Ends, final: BackupId, progress: ProgressSink) -> tuple[R
     """(the rows of the target against the final backup, how many files are the same). Raises MoveUnproven."""
     plan, changed = _compared(ends.target, ends.tenant, final, progress), list[str]()
     with ends.target.repository(ends.tenant) as repository:
-        repository.load_index()
-        component = read_component(repository, read_manifest(repository, final), FILES)
-        files, are_same = _same_files(ends.target, ends.tenant, read_files(repository, component))
+        files, are_same = same_files(ends.target, ends.tenant, repository, final)
     changed += _changed_rows(plan) + ([] if are_same else ["files"])
     if changed:
         raise _unproven(ends, ends.target, "what arrived is not what the final backup has", changed)
     return plan, files
-
-
-def _same_files(site: Site, tenant: Tenant, entries: Iterator[FileEntry]) -> tuple[int, bool]:
-    """(how many files are the same, whether all are): each is read, and no other may be there."""
-    if not site.settings.files.enabled:
-        return 0, next(entries, None) is None
-    store, prefix = site.files_store(tenant)
-
-    def same(pair: tuple[FileEntry | None, ObjectInfo | None]) -> bool:
-        entry, info = pair
-        if entry is None or info is None or (info.key, info.size) != (prefix + entry.path, entry.size):
-            return False
-        digest = hashlib.sha256()
-        for piece in store.stream(info.key)[1]:
-            digest.update(piece)
-        return digest.hexdigest() == entry.sha256
-
-    files = 0
-    pairs = zip_longest(entries, live_files(site, tenant))
-    for is_same in streamed(same, pairs, name="proof", threads=_AT_ONCE, ahead=4 * _AT_ONCE):
-        if not is_same:
-            return files, False
-        files += 1
-    return files, True
 
 
 def prove_source(ends: Ends, final: BackupId, brought: frozenset[BackupId], progress: ProgressSink) -> RestorePlan:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sbh_pipelines.backup.contents.manifest import LATEST
 from sbh_pipelines.backup.contents.manifests import read_manifest
 from sbh_pipelines.backup.contents.ownership import described_tenant
-from sbh_pipelines.backup.site.moves import MovedTenant, backed_up_here, moved_away
+from sbh_pipelines.backup.site.moves import MovedTenant, backed_up_here, moved_tenants
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import find_tenant, list_tenants, unknown
 from sbh_pipelines.errors import SbhError, SourceError, StoreError, UnknownTenant
@@ -58,9 +58,9 @@ class Tenants:
         return [tenant for tenant in self.all() if user_ctx.tenant_id in (ALL_TENANTS, tenant.id)]
 
     def moved(self, user_ctx: UserContext) -> Sequence[MovedTenant]:
-        """Those that went to another site, and whose rows are still here; of them those that the caller may see."""
+        """Of the tenants that went to another site, or are on their way from one, and have rows here: those the caller may see."""
         listed = list_tenants(self._site.settings).tenants
-        return moved_away(self._site, [one for one in listed if user_ctx.tenant_id in (ALL_TENANTS, one.id)])
+        return moved_tenants(self._site, [one for one in listed if user_ctx.tenant_id in (ALL_TENANTS, one.id)])
 
     def unusable(self) -> list[SbhError]:
         """An error for each tenant that cannot be backed up (slug malformed, shared or missing).

@@ -25,21 +25,23 @@ _MARKS_S = 30.0  # how old what is known of all may be; under a tenant's lease i
 
 @dataclass(frozen=True, slots=True)
 class MovedTenant:
-    """A tenant that went to another site.
+    """A tenant that is not backed up here, as it went to another site or has not arrived from one.
 
     Attributes:
         tenant_id: The tenant.
-        to: The site it went to: its name, else its database.
+        state: `went`, or `on_its_way`.
+        site: The other site: its name, else its database.
         place: Where its backups are there.
-        backup_id: The last backup that was made here.
-        moved_at: When the move was finished here, UTC, ISO 8601.
+        backup_id: The last backup before the move.
+        since: When the move was finished here, or its rows were about to come here, UTC, ISO 8601.
     """
 
     tenant_id: str
-    to: str
+    state: MoveState
+    site: str
     place: str
     backup_id: str
-    moved_at: str
+    since: str
 
 
 def site_name(settings: Settings) -> str:
@@ -110,24 +112,21 @@ def backed_up_here(site: Site, tenants: Sequence[Tenant]) -> list[Tenant]:
     return [tenant for tenant in tenants if tenant not in moves]
 
 
-def moved_away(site: Site, tenants: Sequence[Tenant]) -> Sequence[MovedTenant]:
-    """Those of the tenants that went, and where to."""
+def moved_tenants(site: Site, tenants: Sequence[Tenant]) -> Sequence[MovedTenant]:
+    """Those of the tenants that are not backed up here."""
     moves = known_moves(site, tenants).items()
-    return [
-        MovedTenant(one.id, move.site, move.place, move.backup_id, move.at)
-        for one, move in moves
-        if move.state is MoveState.WENT
-    ]
+    return [MovedTenant(one.id, move.state, move.site, move.place, move.backup_id, move.at) for one, move in moves]
 
 
 def moved_error(tenant: Tenant, move: Move) -> TenantMoved:
     """Why no backup is made here of a tenant of which this is said."""
     if move.state is MoveState.ON_ITS_WAY:
         return TenantMoved(
-            "The tenant is on its way from another site, and is backed up there until it has arrived",
+            "The tenant is on its way from another site, and is not backed up here before it has arrived",
             on=str(tenant.id),
-            why=f"a move from {move.site} was begun at {move.at}",
-            remedy="finish the move: give the command once more that began it",
+            why=f"a move from {move.site} was begun at {move.at}; until it lets the tenant go, backups are made there",
+            remedy="finish the move: give the command once more that began it. Where the tenant is in use here, or is gone from"
+            f" {move.site}: `sbh tenants move {tenant.id} --to SETTINGS --arrived`, with the settings of this site",
         )
     return TenantMoved(
         "The tenant went to another site, and is backed up there",

@@ -54,6 +54,7 @@ class FleetSite:
         missed: How many of them miss their objective, or have no backup.
         issues: What could not be read; where it is nothing of the site at all, there are no tenants.
         moved: Tenants that went to another site, by name, and which.
+        arriving: Tenants that are on their way here, by name, and from which site: not backed up here yet.
     """
 
     site: str
@@ -62,6 +63,7 @@ class FleetSite:
     missed: int
     issues: Sequence[SbhError]
     moved: Mapping[str, str] = field(default_factory=dict)
+    arriving: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,9 @@ def _site(invocation: Invocation, file: Path | None) -> tuple[FleetSite, list[Fl
         settings = own.settings()
         name = settings.site.name or shown
         service, user = own.service(), own.user()
-        moved = {one.tenant_id: one.to for one in service.tenants.moved(user)}
+        moved, arriving = dict[str, str](), dict[str, str]()
+        for one in service.tenants.moved(user):
+            (moved if one.state == "went" else arriving)[one.tenant_id] = one.site
         tiers = {str(tenant.id): tenant.tier for tenant in service.tenants.visible_to(user)}
         points = service.backups.recovery_points([], user)
     except SbhError as error:
@@ -126,7 +130,7 @@ def _site(invocation: Invocation, file: Path | None) -> tuple[FleetSite, list[Fl
         objective = settings.recovery_point_objective_s(tier)
         missed = lost is None or (objective is not None and lost > objective)
         tenants.append(FleetTenant(name, point.tenant_id, tier, time, lost, objective, missed))
-    return FleetSite(name, shown, len(tenants), sum(t.missed for t in tenants), points.issues, moved), tenants
+    return FleetSite(name, shown, len(tenants), sum(t.missed for t in tenants), points.issues, moved, arriving), tenants
 
 
 def _show(out: Any, made: Fleet) -> None:
@@ -150,6 +154,9 @@ def _show(out: Any, made: Fleet) -> None:
     for site in made.sites:
         for tenant_id, to in site.moved.items():
             out.print(printable(f"{tenant_id} went from {site.site} to {to}"), style="dim", markup=False)
+        for tenant_id, source in site.arriving.items():
+            told = f"{tenant_id} is on its way from {source} to {site.site}, and not backed up here yet"
+            out.print(printable(told), style="yellow", markup=False)
         print_issues(out, site.issues)
 
 

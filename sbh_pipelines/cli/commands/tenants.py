@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="tenants", help="The application's tenants.")
 
+_WHERE = {"went": "went to another site, {}", "on_its_way": "on its way here from {}"}
 _Result = TypeVar("_Result")
 
 
@@ -58,7 +59,7 @@ def failed_table(title: str, failed: Sequence[FailedTenant], *, remedies: bool =
 
 @command(app, "list", permission="backup.list")
 def list_tenants(invocation: Invocation) -> Answer:
-    """List the tenants, as the application's tenants table has them, those that went to another site, and unusable slugs."""
+    """List the tenants, as the application's tenants table has them, those that move between sites, and unusable slugs."""
     tenants = invocation.service().tenants
     user = invocation.user()
     found, moved, unusable = tenants.visible_to(user), tenants.moved(user), tenants.unusable()
@@ -67,9 +68,12 @@ def list_tenants(invocation: Invocation) -> Answer:
     def show(out: Any) -> None:
         out.print(table(plural(len(found), "tenant"), ("tenant", "region", "tier", "key"), rows))
         if moved:
-            gone = [(one.tenant_id, one.to, utc(one.moved_at), one.backup_id) for one in moved]
-            columns = ("tenant", "backed up at", "since", "last backup here")
-            out.print(table(f"{plural(len(moved), 'tenant')} that went to another site", columns, gone))
+            gone = [
+                (one.tenant_id, _WHERE[one.state].format(printable(one.site)), utc(one.since), one.backup_id)
+                for one in moved
+            ]
+            columns = ("tenant", "where", "since", "last backup before")
+            out.print(table(f"{plural(len(moved), 'tenant')} not backed up here", columns, gone))
         if unusable:
             lines = [(error.on, error.what, error.why, error.remedy) for error in unusable]
             columns = ("which", "~what is wrong", "~why", "~what to do next")
@@ -264,17 +268,28 @@ def retire(
 def move(
     invocation: Invocation,
     tenant: SlugArgument,
-    source: Annotated[
-        Path, typer.Option("--from", help="Settings file of the site that it leaves.", metavar="SETTINGS")
-    ],
     target: Annotated[
         Path, typer.Option("--to", help="Settings file of the site that it comes to.", metavar="SETTINGS")
     ],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Settings file of the site that it leaves.", metavar="SETTINGS")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what it would do, and every reason to refuse it.")
     ] = False,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Yes, move it: the application writes no more for it.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Write over what was changed at the other site since a move was cut short."),
+    ] = False,
+    arrived: Annotated[
+        bool,
+        typer.Option("--arrived", help="Instead, without the other site: the tenant is here as it is, and backed up."),
+    ] = False,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="Instead: it does not come. Its rows must be gone here, or not have come.")
     ] = False,
 ) -> Answer:
     """Move a tenant to another site: rows, files and all of its backups, after a final one. Nothing at the first site is removed.
@@ -282,29 +297,58 @@ def move(
     First have the application stop writing for the tenant. What wrote all the same is found out, and the move is then not finished;
     the same command goes on, as after a crash. Other tenants are not touched.
     """
-    ends = [Invocation(settings_file=file) for file in (source, target)]
-    here, there = (end.service().moves for end in ends)
-    user, user_there = (end.user() for end in ends)
+    if (source is None) != (arrived or give_up) or (arrived and give_up):
+        raise RequestError(
+            "Say which site the tenant leaves, or how a move ends that was cut short",
+            on=tenant,
+            why="a move needs both sites, and its end at one of them the settings of that one only",
+            remedy=f"sbh tenants move {tenant} --from SETTINGS --to {target}, or --arrived or --give-up in place of --from",
+        )
+    there_end = Invocation(settings_file=target)
+    there, user_there = there_end.service().moves, there_end.user()
+    if source is None:
+        how = "--arrived" if arrived else "--give-up"
+        if not confirm:
+            told = "is backed up there from now on, as it is" if arrived else "does not come there any more"
+            ask_for_slug(
+                invocation,
+                tenant,
+                f"{tenant} {told}. The other site is not asked.",
+                on=tenant,
+                why="it ends a move at one site, and the other is not asked",
+                remedy=f"sbh tenants move {tenant} --to {target} {how} --confirm",
+            )
+        if give_up:
+            there.give_up(tenant, user_there)
+            return Answer({"tenant_id": tenant}, lambda out: out.print(f"{tenant} does not come any more"), [tenant])
+        with invocation.progress() as progress:
+            made = there.arrived(tenant, user_there, progress=progress)
+        return Answer(
+            {"tenant_id": tenant, "arrival_id": made},
+            lambda out: out.print(f"{tenant} is here, and backed up: {made}"),
+            [made],
+        )
+    here_end = Invocation(settings_file=source)
+    here, user = here_end.service().moves, here_end.user()
+    if not confirm or dry_run:
+        with invocation.progress() as progress:
+            plan = here.plan(tenant, user, there, user_there, overwrite=overwrite, progress=progress)
+        if dry_run:
+            status = plan.problems[0].exit_status if plan.problems else 0
+            return Answer(plan, lambda out: show_move_plan(out, plan), [plan.stage], status)
+        if on_terminal(invocation):
+            show_move_plan(console(stderr=True), plan)
+        ask_for_slug(
+            invocation,
+            tenant,
+            f"This moves {plan.tenant_id} to {printable(plan.to_site)}. The application must write no more for it.",
+            on=f"{plan.tenant_id} from {plan.from_site} to {plan.to_site}",
+            why="it writes the tenant's rows and files there, and ends its backups here",
+            remedy=f"sbh tenants move {plan.tenant_id} --from {source} --to {target}"
+            f"{' --overwrite' if overwrite else ''} --confirm",
+        )
     with invocation.progress() as progress:
-        if not dry_run and confirm:
-            moved = here.run(tenant, user, there, user_there, progress=progress)
-            return Answer(moved, lambda out: show_moved(out, moved), [moved.arrival_id])
-        plan = here.plan(tenant, user, there, user_there, progress=progress)
-    if dry_run:
-        status = plan.problems[0].exit_status if plan.problems else 0
-        return Answer(plan, lambda out: show_move_plan(out, plan), [plan.stage], status)
-    if on_terminal(invocation):
-        show_move_plan(console(stderr=True), plan)
-    ask_for_slug(
-        invocation,
-        tenant,
-        f"This moves {plan.tenant_id} to {printable(plan.to_site)}. The application must write no more for it.",
-        on=f"{plan.tenant_id} from {plan.from_site} to {plan.to_site}",
-        why="it writes the tenant's rows and files there, and ends its backups here",
-        remedy=f"sbh tenants move {plan.tenant_id} --from {source} --to {target} --confirm",
-    )
-    with invocation.progress() as progress:
-        moved = here.run(tenant, user, there, user_there, progress=progress)
+        moved = here.run(tenant, user, there, user_there, overwrite=overwrite, progress=progress)
     return Answer(moved, lambda out: show_moved(out, moved), [moved.arrival_id])
 
 

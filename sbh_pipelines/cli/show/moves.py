@@ -32,6 +32,8 @@ def show_move_plan(out: Any, plan: "MovePlan") -> None:
     if plan.tables:
         rows = [(one.table, count(one.rows)) for one in plan.tables]
         out.print(table(plural(len(rows), "table"), ("table", ">rows"), rows))
+    for other in plan.others:
+        out.print(printable(f"At {plan.to_site} and not of the backup: {other}"), style="yellow", markup=False)
     print_issues(out, plan.problems)
 
 

@@ -112,6 +112,8 @@ EVENTS: dict[str, tuple[str, ...] | str] = {
     "keys.rotate": ("key.rotated",),
     "keys.status": "tells which key wraps what, not what is wrapped",
     "keys.verify_certificate": NO_DATA,
+    "moves.arrived": ("tenant.arrived", "backup.created"),
+    "moves.give_up": ("tenant.move_given_up",),
     "moves.plan": ("backup.accessed",),
     "moves.run": ("tenant.move_started", "tenant.moved", "tenant.arrived"),
     "launches.claim": NO_DATA,

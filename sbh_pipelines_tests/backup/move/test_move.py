@@ -57,7 +57,7 @@ def test_nothing_at_the_first_site_asks_for_backups_any_more(sites: TwoSites) ->
     sites.move()
     here = sites.source
     assert [tenant.id for tenant in here.tenants.all()] == [BOLT]
-    assert [(one.tenant_id, one.to) for one in here.tenants.moved(ADMIN)] == [(ACME, "eu_2")]
+    assert [(one.tenant_id, one.state, one.site) for one in here.tenants.moved(ADMIN)] == [(ACME, "went", "eu_2")]
     assert [tenant.id for tenant in here.health.examine(ADMIN).tenants] == [BOLT]
     assert here.drills.candidates(ADMIN, 5) == [BOLT]
     assert here.drills.report(ADMIN).tenants == 1
@@ -83,7 +83,7 @@ def test_what_is_left_is_erased_and_the_tenant_comes_back(sites: TwoSites) -> No
     assert sites.here.state(ACME) == state
     assert back.to_site == "eu_1"
     assert [tenant.id for tenant in sites.source.tenants.all()] == [ACME, BOLT]
-    assert [one.to for one in sites.target.tenants.moved(ADMIN)] == ["eu_1"]
+    assert [one.site for one in sites.target.tenants.moved(ADMIN)] == ["eu_1"]
     sites.source.create_backup(ACME, ADMIN, "incremental")
 
 

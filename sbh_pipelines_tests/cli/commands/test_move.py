@@ -142,6 +142,10 @@ def test_a_tenant_is_moved_and_its_history_goes_on(sbh: Sbh, sites: Sites) -> No
     again = sbh(*command, "--confirm")
     assert again.status == 0
     assert "eu_2" in again.out
+    ended = sbh("tenants", "move", MOVED, "--to", sites.there, "--arrived", "--confirm", "--json")
+    assert ended.code == "SBH-220"
+    for wrong in (("--arrived", "--from", sites.here), ("--arrived", "--give-up"), ()):
+        assert sbh("tenants", "move", MOVED, "--to", sites.there, *wrong, "--json").code == "SBH-200"
     for site, event in ((sites.here, "tenant.moved"), (sites.there, "tenant.arrived")):
         events = sbh("--settings", site, "audit", "list", MOVED, "--json").document["events"]
         assert event in [one["event"] for one in events]
