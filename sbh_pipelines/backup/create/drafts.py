@@ -4,6 +4,7 @@ A step takes drafts and returns drafts, in the same order. What fails for one te
 failure record, and releases the lease; the others of the batch go on.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -33,6 +34,7 @@ from sbh_pipelines.stores.base import ObjectStore
 
 _ID_MINUTE = len("backup_20240115_1200")
 SIDE_BY_SIDE = 8  # tenants whose small requests go out at once
+MOST_FILES = 50_000  # listed ones that are kept from the snapshot on: some 20 MB
 
 
 class OpenDrafts:
@@ -48,6 +50,7 @@ class OpenDrafts:
         self._since: dict[str, float] = {}  # when leases had been taken, by the monotonic clock
         self._conditional = ConditionalPuts(site.settings.storage)
         self._files: dict[str, FilesBeside] = {}  # what the listings of repositories showed of files beside them
+        self._listed, self._lock = 0, threading.Lock()  # how many files they showed
         self._crowded = set[str]()  # owners of leases of those that such a listing does not show in one page
 
     def lease(self, draft: Draft) -> leases.Lease:
@@ -148,7 +151,7 @@ class OpenDrafts:
                 if crowded:
                     self._crowded.add(draft.lease_owner)
             if beside is not None:
-                self._files[draft.lease_owner] = replace(beside, objects=())  # those are in the inventory
+                self._keep_files(draft, beside)
             known.take_inventory(beside.objects if beside is not None else None)
             latest = None if known.new else read_latest(known)
             known.load_index(latest.index if latest is not None else {})
@@ -156,6 +159,13 @@ class OpenDrafts:
             known.at_hand = {chunk: plain for chunk, plain in chunks.items() if known.sealer.name(plain) == chunk}
             self._repositories[draft.lease_owner] = known
         return known
+
+    def _keep_files(self, draft: Draft, beside: FilesBeside) -> None:
+        """Until the files step; not the repository's objects, which are in the inventory, and no more files than memory is for."""
+        with self._lock:
+            self._listed += len(beside.files or ())
+            files = beside.files if self._listed <= MOST_FILES else None
+        self._files[draft.lease_owner] = replace(beside, objects=(), files=files)
 
     def _check_place(self, draft: Draft, repository: Repository) -> None:
         """Raises LeaseLost where the lease is that of another place: the slug changed hands between the two."""
@@ -177,8 +187,8 @@ class OpenDrafts:
         return again
 
     def files_beside(self, draft: Draft) -> FilesBeside | None:
-        """The tenant's files, where the listing that opened the repository showed them; after the snapshot."""
-        return self._files.get(draft.lease_owner)
+        """The tenant's files, where the listing that opened the repository showed them; after the snapshot. Told once."""
+        return self._files.pop(draft.lease_owner, None)
 
     def is_crowded(self, draft: Draft) -> bool:
         """Whether that listing was tried, and one page did not hold them."""

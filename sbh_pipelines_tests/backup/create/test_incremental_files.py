@@ -340,6 +340,55 @@ def test_names_out_of_the_ordinary(application: Application, names: tuple[str, .
     tenant_files.check(third, wanted)
 
 
+# the page that opened the repository
+
+
+def _rename(files: FilesInBucket) -> None:
+    files.copy("new", "renamed")
+    files.delete("new")
+
+
+def test_files_are_taken_from_the_page_in_order(application: Application, embedded_stack: Stack) -> None:
+    """A server may list them in another, and what did not change is not read."""
+    tenant_files = on_stack(application, embedded_stack, versioned=False)
+    for name in ("a/b", "a-b", "a.b", "a0"):
+        tenant_files.put(name, name.encode())
+    tenant_files.backup("full")
+    tenant_files.put("a/new", b"new")
+    wanted = tenant_files.files()
+    manifest = tenant_files.backup()
+    assert tenant_files.read == ["a/new"]
+    tenant_files.check(manifest, wanted)
+
+
+@pytest.mark.parametrize("change", [lambda files: files.put("late", b"late"), _rename], ids=["come", "are renamed"])
+def test_files_that_move_between_the_page_and_their_reading(
+    application: Application, embedded_stack: Stack, change: Callable[[FilesInBucket], None]
+) -> None:
+    """One that a row names comes soon after the row, and one that is there all the time has another name: neither is missing."""
+    application.database.run("CREATE TABLE attached (id int PRIMARY KEY, tenant_id int, place text)")
+    tenant_files = on_stack(application, embedded_stack, versioned=False)
+    references = {"bucket": tenant_files.bucket, "references": [{"table": "attached", "column": "place"}]}
+    settings = tenant_files.service.settings
+    settings = settings.model_copy(update={"files": settings.files.model_validate(references)})
+    left = [change]
+
+    def paged(verb: str, key: str) -> None:
+        if verb == "page" and left:
+            left.pop()(tenant_files)
+
+    tenant_files.service = wrap(BackupService(settings), tenant_files._note, paged)
+    tenant_files.put("old", b"old")
+    tenant_files.backup("full")
+    place = "late" if change is not _rename else "old"
+    application.database.run(f"INSERT INTO attached VALUES (1, 1, 'files/{ACME}/{place}')")
+    tenant_files.put("new", b"new")
+    manifest = tenant_files.backup()
+    assert not left
+    assert tenant_files.listed(manifest).missing_references == 0
+    tenant_files.check(manifest, tenant_files.files())
+
+
 # a directory's ETags
 
 

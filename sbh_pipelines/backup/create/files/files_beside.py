@@ -27,7 +27,7 @@ class FilesBeside:
     Attributes:
         objects: Of the repository.
         fingerprint: Of the files, by their exact keys.
-        files: In order of their keys' UTF-8 bytes; None where a quick listing would not give these keys.
+        files: In order of their keys' UTF-8 bytes; None where they did not change, or a quick listing would not give these keys.
         listed_at: When it was begun, UTC.
     """
 
@@ -59,6 +59,7 @@ def list_beside(site: Site, tenant: Tenant, repository: Repository, known: str) 
     for info in files:
         found.add(info.key[len(prefix) :], info.size, info.etag, info.modified)
     ours = [o for o in page.objects if o.key.startswith(repository.prefix) and not ODD_KEY.search(o.key)]
-    plain = not any(ODD_KEY.search(info.key) or "\ufffd" in info.key for info in page.objects)
+    odd = any(ODD_KEY.search(info.key) or "\ufffd" in info.key for info in page.objects)
     files.sort(key=lambda info: info.key.encode("utf-8", "surrogatepass"))
-    return FilesBeside(ours, found, files if plain else None, begun), False
+    unused = odd or found.text(exactly=False) == known
+    return FilesBeside(ours, found, None if unused else files, begun), False

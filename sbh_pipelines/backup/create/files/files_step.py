@@ -35,7 +35,7 @@ _NOTICE_EVERY = 100  # files
 
 
 def enumerate_files(open_drafts: OpenDrafts, drafts: Sequence[Draft], progress: ProgressSink) -> list[Draft]:
-    """Back up the files of all running drafts; listed now, that is after the rows' snapshot.
+    """Back up the files of all running drafts; listed after the rows' snapshot, now or when the repository was opened.
 
     All tenants of the batch share `files.connections` readers, so the number of files in memory is bounded for all of
     them together.
@@ -131,6 +131,7 @@ def with_files(draft: Draft, component: Component, read: int, writer: PackWriter
 class _Done:
     component: Component
     read: int  # files that were read; the others were taken over
+    gone: bool = False  # whether something that was listed was not there any more
 
 
 class _Step:
@@ -164,7 +165,11 @@ class _Step:
             if self._nothing_changed(parent, beside.fingerprint.text(parent.exact)):
                 return _Done(parent.component.same_files(beside.listed_at.isoformat()), 0)
             if beside.files is not None and not (exactly or parent.exact):
-                return self._write(parent, beside.files, beside.listed_at, exact=False)
+                done = self._write(parent, beside.files, beside.listed_at, exact=False)
+                if not (done.gone or done.component.missing_references):
+                    return done
+                # Tables were read since: files may have come after the rows that name them, or have another name now. Listed once
+                # more; what was read of them is stored, and is not stored again.
         exactly = exactly or (parent is not None and parent.exact)
         # The machine's clock and not the site's: it is the one that stamps files.
         now = utc_now()
@@ -196,12 +201,12 @@ class _Step:
         reader = Reader(self._store, self._writer, self._prefix, versions, meter.moved)
         listed_files = FileComponent(self._repository, self._writer, self._draft, self._prefix)
         found = ListingPrint()
-        settled = True
+        settled, gone = True, False
         read = 0
         for info, line, was_read in read_ahead(reader, pairs, self._readers, 2 * self._site.settings.files.connections):
             if isinstance(line, Gone):  # deleted after it was listed, and no version of it is left
                 # Or it is a folder's marker, which a quick listing cannot tell from an empty file.
-                exact = exact or not info.size
+                exact, gone = exact or not info.size, True
                 continue
             path = info.key[len(self._prefix) :]
             listed_files.add(path, info.size, line)
@@ -210,7 +215,7 @@ class _Step:
             read += was_read
             if listed_files.count % _NOTICE_EVERY == 0:
                 meter.done(listed_files.count)
-        return _Done(listed_files.finish(found.text(exact) if settled else None, now), read)
+        return _Done(listed_files.finish(found.text(exact) if settled else None, now), read, gone)
 
 
 class FileComponent:
