@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
-from sbh_pipelines.errors import KeyServiceUnavailable, SettingsError, Unauthenticated
+from sbh_pipelines.errors import KeyServiceUnavailable, SettingsError, TooManyRequests, Unauthenticated
 from sbh_pipelines.security.cookies import SealedCookie
 from sbh_pipelines.security.oidc import IssuerTrouble, discover, parse_object, read_bounded
 from sbh_pipelines.security.tokens import Tokens, VerifiedToken
@@ -28,6 +28,9 @@ from sbh_pipelines.settings.secrets import resolve
 LIFE_S = 600
 """So long somebody may take at the issuer's page, s."""
 _MOST_ENDED = 10_000
+_MOST_EXCHANGES = (
+    4  # at once: anybody may come with a code, and each keeps a thread for as long as the issuer is silent
+)
 _LONGEST_PATH = 1000
 _TIMEOUT_S = 5.0
 _FRESH_S = 60.0  # the discovery document is asked for again after this
@@ -73,8 +76,20 @@ def has_client(settings: Settings) -> bool:
     return True
 
 
+def client_secret(settings: Settings) -> str | None:
+    """None of a public client. Raises SettingsError, KeyServiceError where it cannot be read."""
+    secret = resolve(settings.ui, "client_secret")
+    if secret == "":
+        raise SettingsError(
+            "The secret of the client is empty",
+            on="ui.client_secret, or the file or secret that is named in its place",
+            remedy="write it there; for a public client unset the setting",
+        )
+    return secret
+
+
 class CodeFlow:
-    """Thread-safe.
+    """Thread-safe. The client's secret is read once. Raises SettingsError, KeyServiceError where it cannot be.
 
     Args:
         settings: Of a site that `has_client`.
@@ -96,7 +111,9 @@ class CodeFlow:
     ) -> None:
         self._settings, self._tokens, self._via, self._redirect = settings, tokens, via, redirect_uri
         self._clock, self._monotonic = clock, monotonic
+        self._client_secret = client_secret(settings)
         self._sealed = SealedCookie(f"login {via}", secret)
+        self._exchanges = threading.Semaphore(_MOST_EXCHANGES)
         self._ended: dict[bytes, float] = {}  # digests of cookies that came back, and when they would have ended
         self._lock = threading.Lock()
         self._discovered: Mapping[str, object] | str = {}  # or what was wrong
@@ -147,7 +164,7 @@ class CodeFlow:
         return begun.next_path if begun else ""
 
     def end(self, cookie: str, answer: Mapping[str, str]) -> VerifiedToken:
-        """The ID token of who signed in. Raises Unauthenticated, KeyServiceUnavailable."""
+        """The ID token of who signed in. Raises Unauthenticated, KeyServiceUnavailable, TooManyRequests."""
         begun = self._opened(cookie)
         if begun is None or begun.ends <= self._clock():
             raise _begun_elsewhere()
@@ -162,7 +179,12 @@ class CodeFlow:
             raise Unauthenticated(
                 "The identity provider did not sign you in", why=_it_said(answer.get("error")), remedy="sign in again"
             )
-        return self._verified(self._exchange(answer["code"], begun.verifier), begun.nonce)
+        if not self._exchanges.acquire(blocking=False):
+            raise TooManyRequests("Too many people sign in at once", remedy="sign in again in some seconds")
+        try:
+            return self._verified(self._exchange(answer["code"], begun.verifier), begun.nonce)
+        finally:
+            self._exchanges.release()
 
     def _opened(self, cookie: str) -> _Begun | None:
         values = self._sealed.opened(cookie)
@@ -226,14 +248,13 @@ class CodeFlow:
 
     def _exchange(self, code: str, verifier: str) -> str:
         """The ID token for a code."""
-        ui = self._settings.ui
+        ui, secret = self._settings.ui, self._client_secret
         form: dict[str, str | None] = {
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": self._redirect,
             "code_verifier": verifier,
         }
-        secret = resolve(ui, "client_secret")
         access = httpx.BasicAuth(quote(str(ui.client_id), safe=""), quote(secret, safe="")) if secret else None
         if access is None:
             form["client_id"] = ui.client_id

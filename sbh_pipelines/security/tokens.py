@@ -204,7 +204,8 @@ class Tokens:
                 },
             )
         except jwt.InvalidTokenError as error:
-            raise Refused(_REASONS.get(type(error), "it is not a well-formed JWT")) from None
+            reason = _REASONS.get(type(error), "it is not a well-formed JWT")
+            raise Refused(reason.format(audience=audience)) from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):  # nesting that exhausts the parser
             raise Refused("it is not a well-formed JWT") from None
         check_times(claims, self._auth, self._clock().timestamp())
@@ -255,7 +256,7 @@ class _LocalKey:
 _REASONS: dict[type[Exception], str] = {
     jwt.InvalidSignatureError: "its signature is not by the key that counts here",
     jwt.InvalidAlgorithmError: "its algorithm is not one of those that the settings allow",
-    jwt.InvalidAudienceError: "it is for another audience than auth.audience",
+    jwt.InvalidAudienceError: "it is for another audience than {audience}",
     jwt.InvalidIssuerError: "it is by another issuer than auth.issuer",
     jwt.MissingRequiredClaimError: "it lacks one of the claims iss, aud, exp, iat",
     jwt.DecodeError: "it is not a well-formed JWT",

@@ -2,12 +2,14 @@
 
 import base64
 import hashlib
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from sbh_pipelines.errors import KeyServiceUnavailable, Unauthenticated
+from sbh_pipelines.errors import KeyServiceUnavailable, SettingsError, TooManyRequests, Unauthenticated
 from sbh_pipelines.security.code_flow import CodeFlow
 from sbh_pipelines.security.cookies import SealedCookie
 from sbh_pipelines.security.policy import Role, UserContext
@@ -80,7 +82,7 @@ def test_a_login_at_the_issuer(browser):
     [
         ({"nonce": "another"}, "nonce"),
         ({"nonce": None}, "nonce"),
-        ({"aud": "sbh-pipelines"}, "audience"),
+        ({"aud": "sbh-pipelines"}, "another audience than sbh ui"),
         ({"iss": "https://evil.example"}, "issuer"),
         ({"exp": 1, "iat": 0}, "expired"),
         ({"iat": 4_102_444_800, "exp": 4_102_445_100}, "clocks"),
@@ -214,3 +216,48 @@ def test_strangers_who_begin_logins_do_not_hammer_the_issuer(browser):
     browser.idp.answers[discovery] = sound
     browser.now += 6
     assert browser.begin()
+
+
+def test_strangers_with_made_up_codes_do_not_hammer_the_issuer(browser):
+    """While it says nothing to four of them, the next is refused at once, and keeps no thread; then people get in again."""
+    asked, go_on = threading.Semaphore(0), threading.Event()
+
+    def silent(*_):
+        asked.release()
+        assert go_on.wait(60)
+        return Page(400, b'{"error": "invalid_grant"}')
+
+    def come():
+        url, cookie = browser.flow.begin("/")
+        state = parse_qs(urlsplit(url).query)["state"][0]
+        return browser.flow.end(cookie, {"code": "junk", "state": state})
+
+    sound, browser.idp.answers["/token"] = browser.idp.answers["/token"], silent
+    with ThreadPoolExecutor(4) as threads:
+        four = [threads.submit(come) for _ in range(4)]
+        assert all(asked.acquire(timeout=60) for _ in four)
+        for _ in range(50):
+            with pytest.raises(TooManyRequests):
+                come()
+        go_on.set()
+        assert {type(each.exception()) for each in four} <= {Unauthenticated, KeyServiceUnavailable}
+    assert browser.idp.requests.count("/token") == 4
+    browser.idp.answers["/token"] = sound
+    assert browser.end(browser.begin()).user.user_id == "ann"
+
+
+def test_the_secret_of_the_client_is_read_once_and_never_empty(browser, tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("of a file\n")
+    ui = {"client_id": "sbh ui", "client_secret_file": file}
+    browser.settings = Settings(auth={"mode": "oidc", "issuer": browser.idp.url, "algorithms": ["ES256"]}, ui=ui)
+    browser.flow = browser.another()
+    file.write_text("")
+    assert browser.end(browser.begin())
+    ((headers, _),) = browser.forms
+    assert base64.b64decode(headers["authorization"].split()[1]) == b"sbh%20ui:of%20a%20file"
+    with pytest.raises(SettingsError, match="is empty"):
+        browser.another()
+    file.unlink()
+    with pytest.raises(SettingsError, match="Cannot read"):
+        browser.another()

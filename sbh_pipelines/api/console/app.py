@@ -17,7 +17,7 @@ from sbh_pipelines.api.app.middleware import CONSOLE, REQUEST_ID, USER
 from sbh_pipelines.api.console import approval, backup, evidence, fleet, restore, sign_in, tenant
 from sbh_pipelines.api.console.render import POLICY, STATIC, render
 from sbh_pipelines.api.console.session import LOGIN, Session
-from sbh_pipelines.api.console.sign_in import CALLBACK, TO_ISSUER, IssuerLogin, going
+from sbh_pipelines.api.console.sign_in import CALLBACK, TO_ISSUER, IssuerLogin, going, is_scripted
 from sbh_pipelines.api.schema.problems import Refusal, error_answer, sees_internals
 from sbh_pipelines.errors import RequestError, SbhError, Unauthenticated
 from sbh_pipelines.security.policy import UserContext
@@ -65,9 +65,9 @@ class Console:
             if scope["method"] in ("GET", "HEAD"):
                 query = scope["query_string"].decode("latin-1")
                 asked = quote(scope["path"]) + (f"?{query}" if query else "")
-                if Headers(scope=scope).get("sec-fetch-site") == "cross-site":
+                if (headers := Headers(scope=scope)).get("sec-fetch-site") == "cross-site":
                     # A link on another site: such a request never brings the cookie, the next one does.
-                    return going(asked)
+                    return going(asked, by_itself=not is_scripted(headers))
             return RedirectResponse(f"{LOGIN}?next={quote(asked, safe='/')}", 303)
         return self._error(scope, error, user, status)
 

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
 from fastapi import APIRouter, Request
+from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse, Response
 
 from sbh_pipelines.api.app.calls import Api
@@ -78,7 +79,7 @@ async def to_issuer(request: Request) -> Response:
     api: Api = request.app.state.api
     login: IssuerLogin | None = request.app.state.issuer
     following = safe_path(request.query_params.get("next", ""))
-    if login is None:
+    if login is None or is_scripted(request.headers):
         return _page(request, following)
     if origin := login.flow.begin_at(request.headers.get("host", "")):
         return RedirectResponse(f"{origin}{TO_ISSUER}?{urlencode({'next': following})}", 303)
@@ -123,9 +124,19 @@ async def sign_out(visit: AVisit) -> Response:
     return response
 
 
-def going(to: str) -> Response:
-    """Sends the browser on by itself: the request then comes from this site, and brings the session's cookie."""
-    return render("going.html", title="One moment", user=None, to=to)
+def going(to: str, *, by_itself: bool = True) -> Response:
+    """Sends the browser on: the request then comes from this site, and brings the session's cookie.
+
+    Only by a click where to look is an export, which is on record: a file, or rows with values that are hidden otherwise.
+    """
+    path, _, query = to.partition("?")
+    export = unquote(path).rstrip("/").endswith("/file") or "sensitive" in unquote(query)
+    return render("going.html", title="One moment", user=None, to=to, by_itself=by_itself and not export)
+
+
+def is_scripted(headers: Headers) -> bool:
+    """Whether a page of another site sends the browser here, and no click of its visitor."""
+    return headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-user") != "?1"
 
 
 def _recorded(api: Api, enter: Callable[[], UserContext], why_not: Callable[[], str]) -> None:

@@ -86,12 +86,13 @@ def _say(invocation: Invocation, address: str) -> None:
 
 
 def _check(settings: "Settings", own: "ApiSettings") -> None:
-    """What would fail later, in another process, said now. Raises SettingsError."""
-    from sbh_pipelines.security.code_flow import has_client
+    """What would fail later, in another process, said now. Raises SettingsError, KeyServiceError."""
+    from sbh_pipelines.security.code_flow import client_secret, has_client
     from sbh_pipelines.security.tokens import open_tokens
 
     open_tokens(settings)
-    has_client(settings)
+    if has_client(settings):
+        client_secret(settings)
     own.session_secret()
     own.require_safe_dagster()
     if own.tls_cert_file is None and not own.behind_proxy and not _loopback(own.host):

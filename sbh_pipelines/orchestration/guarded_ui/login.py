@@ -4,6 +4,7 @@ Only platform users get in, those of tenant `*`: Dagster's pages show all tenant
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from urllib.parse import parse_qs, urlencode
@@ -24,6 +25,8 @@ CALLBACK = "/login/callback"
 _LARGEST_FORM = 32 << 10
 _MOST_FIELDS = 10
 _LONGEST_PATH = 2000
+
+log = logging.getLogger("sbh_pipelines.ui")
 
 SignIn = Callable[[UserContext | None, str], None]
 """Puts on record who was let in; with a text, who was not, and why: None where nobody is known."""
@@ -131,6 +134,8 @@ class Login:
 
     def _page(self, next_path: str, error: SbhError | None = None) -> Response:
         shown, status = ("", 200) if error is None else (_shown(error), error.http_status)
+        if status >= 500:
+            log.warning("A login: %s", error)
         return login_page(next_path=next_path, error=shown, issuer=self._flow is not None, status=status)
 
     def _set(self, response: Response, name: str, value: str, life_s: int, same_site: str = "Strict") -> None:

@@ -372,9 +372,9 @@ def test_an_unchanged_tenant_is_described_by_the_backup_there_is() -> None:
 
 
 def test_serve_refuses_what_would_not_be_safe(
-    api_stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    api_stack: Stack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tokens in plain text on a network, a certificate that is not there, nobody whose tokens count."""
+    """Tokens in plain text on a network, a client's secret that is empty or not there, nobody whose tokens count."""
     settings = ["--settings", str(api_stack.settings)]
     assert run(["serve", "--host", "0.0.0.0", *settings]) == 3
     assert "unencrypted" in capsys.readouterr().err
@@ -385,8 +385,18 @@ def test_serve_refuses_what_would_not_be_safe(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        assert run(["serve", "--port", str(taken.getsockname()[1]), *settings]) == 2
-    assert "Cannot listen there" in capsys.readouterr().err
+        serve = ["serve", "--port", str(taken.getsockname()[1]), *settings]
+        assert run(serve) == 2
+        assert "Cannot listen there" in capsys.readouterr().err
+        secret = tmp_path / "secret"
+        at_an_issuer = {"AUTH__MODE": "oidc", "AUTH__ISSUER": "https://idp.example.com", "UI__CLIENT_ID": "sbh"}
+        for name, value in (at_an_issuer | {"UI__CLIENT_SECRET_FILE": str(secret)}).items():
+            monkeypatch.setenv(f"SBH_{name}", value)
+        assert run(serve) == 3
+        assert "Cannot read a secret's file" in capsys.readouterr().err
+        secret.touch()
+        assert run(serve) == 3
+        assert "The secret of the client is empty" in capsys.readouterr().err
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

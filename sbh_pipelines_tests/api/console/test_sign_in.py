@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from sbh_pipelines.api.app.app import make_app
 from sbh_pipelines.api.console.session import Session
-from sbh_pipelines.api.console.sign_in import issuer_login
+from sbh_pipelines.api.console.sign_in import TO_ISSUER, issuer_login
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import KeyServiceUnavailable, RequestError, SettingsError, Unauthenticated
@@ -39,6 +39,7 @@ ACCOUNTS = {
     "nobody": {"tenant": "tenant-1"},
 }
 PAGES = ("", "/audit", *(f"/tenants/{slug}{page}" for slug in ("tenant-1", "tenant-2") for page in ("", "/audit")))
+CLICKED = {"sec-fetch-site": "cross-site", "sec-fetch-user": "?1"}
 ONE_MOMENT = re.compile(r'http-equiv="refresh" content="0;url=([^"]*)"')
 
 
@@ -188,8 +189,31 @@ def test_after_signing_in_one_stays_here(browser: Browser, given: str) -> None:
 
 def test_a_link_of_another_site_leads_to_its_page(browser: Browser) -> None:
     """Its request has no session cookie; the next one, of our own page, has."""
-    answer = browser.get("/console/tenants/tenant-1?a=%22b", headers={"sec-fetch-site": "cross-site"})
+    answer = browser.get("/console/tenants/tenant-1?a=%22b", headers=CLICKED)
     assert (answer.status_code, ONE_MOMENT.findall(answer.text)) == (200, ["/console/tenants/tenant-1?a=%22b"])
+
+
+@pytest.mark.parametrize(
+    ("page", "headers"),
+    [
+        ("/console/tenants/tenant-2", {"sec-fetch-site": "cross-site"}),
+        *(
+            (f"/console/tenants/tenant-1/backups/backup_20240115_1200/{page}", CLICKED)
+            for page in ("file?path=a", "fil%65/?path=a", "rows?table=users&%73ensitive=1")
+        ),
+    ],
+    ids=str,
+)
+def test_a_script_of_another_site_opens_nothing(browser: Browser, page: str, headers: dict[str, str]) -> None:
+    """What is looked at may be on record, in the name of who looks: they have to click. So after a login that was not asked for."""
+    answer = browser.get(page, headers=headers)
+    assert (answer.status_code, ONE_MOMENT.findall(answer.text)) == (200, [])
+    assert ">Continue</a>" in answer.text
+    scripted = browser.get(TO_ISSUER, params={"next": page}, headers={"sec-fetch-site": "cross-site"})
+    assert (scripted.status_code, "set-cookie" in scripted.headers) == (200, False)
+    away = browser.get(TO_ISSUER, params={"next": page}, headers=CLICKED)
+    asked = {name: values[0] for name, values in parse_qs(urlsplit(away.headers["location"]).query).items()}
+    assert len(ONE_MOMENT.findall(browser.finish("olga", asked).text)) == (headers != CLICKED)
 
 
 def test_from_another_name_of_this_host_one_is_led_to_the_registered_one(console: Server) -> None:
@@ -240,7 +264,7 @@ def test_a_login_is_finished_once(browser: Browser, other: Browser, provider: Pr
     ("claims", "said"),
     [
         ({"nonce": "another"}, "Its nonce is that of another login"),
-        ({"aud": "another"}, "another audience"),
+        ({"aud": "another"}, f"another audience than {CLIENT}"),
         ({"iss": "https://evil.example"}, "another issuer"),
         ({"exp": 3600, "iat": 60}, "It has expired"),
         ({"iat": 4_102_444_800, "exp": 4_102_445_100}, "see whether the clocks"),

@@ -32,7 +32,7 @@ def test_sessions_end():
     assert sessions.find(long) is None
 
 
-def test_from_another_name_of_this_host_one_is_led_to_the_registered_one():
+def test_from_another_name_of_this_host_one_is_led_to_the_registered_one(caplog):
     """What `sbh ui` prints is 127.0.0.1; the cookie has to be of where the issuer sends the browser back to."""
     settings = Settings(auth={"mode": "oidc", "issuer": "http://127.0.0.1:9"}, ui={"client_id": "sbh"})
     tokens, origins = open_tokens(settings), origins_of(settings.ui, "127.0.0.1", 3000)
@@ -44,3 +44,5 @@ def test_from_another_name_of_this_host_one_is_led_to_the_registered_one():
     stays = asyncio.run(login.to_issuer(Request({**scope, "headers": [(b"host", b"localhost:3000")]})))
     assert stays.status_code == 503  # nobody answers for the issuer, and the page says so
     assert b"cannot be asked now (SBH-501)" in stays.body
+    assert "ConnectError" in caplog.text  # why, for the operators alone
+    assert b"ConnectError" not in stays.body
