@@ -8,6 +8,7 @@ between the two halves is in a sealed cookie: strangers who begin logins take no
 import base64
 import hashlib
 import hmac
+import json
 import secrets
 import threading
 import time
@@ -31,7 +32,8 @@ _MOST_ENDED = 10_000
 _MOST_EXCHANGES = (
     4  # at once: anybody may come with a code, and each keeps a thread for as long as the issuer is silent
 )
-_LONGEST_PATH = 1000
+LONGEST_PATH = 2000
+"""Of a page that somebody is led back to, with its query, characters."""
 _TIMEOUT_S = 5.0
 _FRESH_S = 60.0  # the discovery document is asked for again after this
 _PAUSE_S = 5.0  # the same where the issuer did not answer
@@ -88,6 +90,14 @@ def client_secret(settings: Settings) -> str | None:
     return secret
 
 
+def is_plain(page: str) -> bool:
+    """Whether browsers ask this host for a page as it is written: they resolve dots, and `//` may be another host."""
+    path = page.partition("?")[0]
+    dots = {".", ".."}.intersection(path.lower().replace("%2e", ".").split("/"))
+    sound = page.isascii() and page.isprintable() and "\\" not in page and len(page) <= LONGEST_PATH
+    return sound and "//" not in path and not dots
+
+
 class CodeFlow:
     """Thread-safe. The client's secret is read once. Raises SettingsError, KeyServiceError where it cannot be.
 
@@ -114,7 +124,7 @@ class CodeFlow:
         self._client_secret = client_secret(settings)
         self._sealed = SealedCookie(f"login {via}", secret)
         self._exchanges = threading.Semaphore(_MOST_EXCHANGES)
-        self._ended: dict[bytes, float] = {}  # digests of cookies that came back, and when they would have ended
+        self._ended: dict[str, float] = {}  # states that came back, and when they would have ended
         self._lock = threading.Lock()
         self._discovered: Mapping[str, object] | str = {}  # or what was wrong
         self._discover_again = monotonic()
@@ -143,7 +153,7 @@ class CodeFlow:
         ui = self._settings.ui
         endpoint = self._endpoint("authorization_endpoint")
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        short = next_path if len(next_path) <= _LONGEST_PATH else ""  # browsers keep 4 KiB of a cookie
+        short = next_path if len(json.dumps(next_path)) <= LONGEST_PATH + 2 else ""  # browsers keep 4 KiB of a cookie
         begun = _Begun(state, nonce, verifier, short, self._clock() + LIFE_S)
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
         query = {
@@ -170,7 +180,7 @@ class CodeFlow:
             raise _begun_elsewhere()
         if not hmac.compare_digest(begun.state.encode(), answer.get("state", "").encode("utf-8", "replace")):
             raise Unauthenticated("This is the answer to another login", remedy="sign in again")
-        if not self._first_time(cookie, begun.ends):
+        if not self._first_time(begun):
             raise _begun_elsewhere()
         # Where the issuer says who it is, it must be ours (RFC 9207): answers of several issuers cannot be mixed up.
         if answer.get("iss", self._settings.auth.issuer) != self._settings.auth.issuer:
@@ -209,20 +219,20 @@ class CodeFlow:
             remedy="sign in again, or show this to who administers the identity provider",
         )
 
-    def _first_time(self, cookie: str, ends: float) -> bool:
+    def _first_time(self, begun: _Begun) -> bool:
         """Whether a login comes back to this process for the first time; the oldest are forgotten where there are too many.
 
         Where it comes back to another process of the same secret, the issuer gives no second token for its code.
         """
-        digest, now = hashlib.sha256(cookie.encode("utf-8", "replace")).digest(), self._clock()
+        now = self._clock()
         with self._lock:
-            if digest in self._ended:
+            if begun.state in self._ended:  # not by the cookie, which can be spelled in more than one way
                 return False
             if len(self._ended) >= _MOST_ENDED:
                 self._ended = {known: until for known, until in self._ended.items() if until > now}
             while len(self._ended) >= _MOST_ENDED:
                 del self._ended[next(iter(self._ended))]
-            self._ended[digest] = ends
+            self._ended[begun.state] = begun.ends
         return True
 
     def _endpoint(self, name: str) -> str:

@@ -45,8 +45,8 @@ class Browser:
         said |= {"iat": now, "exp": now + 300} | self.claims
         return {"id_token": self.idp.sign({k: v for k, v in said.items() if v is not None}, self.key)}
 
-    def begin(self):
-        url, cookie = self.flow.begin("/runs")
+    def begin(self, page="/runs"):
+        url, cookie = self.flow.begin(page)
         self.sent = {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         self.nonce = self.sent["nonce"]
         return cookie
@@ -131,6 +131,23 @@ def test_an_answer_with_a_forged_state_ends_nobodys_login(browser):
     with pytest.raises(Unauthenticated, match="another login"):
         browser.end(cookie, state="x")
     assert browser.end(cookie).user.user_id == "ann"
+
+
+@pytest.mark.parametrize("page", ["/a", "/ab", "/abc"])  # one of them ends where base64 has nothing to spare
+def test_a_cookie_that_is_spelled_differently_is_no_other_login(browser, page):
+    cookie = browser.begin(page)
+    assert browser.end(cookie)
+    with pytest.raises(Unauthenticated, match="begun elsewhere"):
+        browser.end(cookie + "=" * (-len(cookie) % 4))
+
+
+def test_a_long_page_is_come_back_to_and_a_longer_one_ends_no_login(browser):
+    long = "/console?path=" + "x" * 1986
+    assert browser.flow.asked_for(browser.begin(long)) == long
+    for longer in (long + "x", "/console?" + '"' * 1991):
+        cookie = browser.begin(longer)
+        assert browser.flow.asked_for(cookie) == ""
+        assert browser.end(cookie)
 
 
 def test_a_sealed_cookie_is_for_one_purpose_and_short():

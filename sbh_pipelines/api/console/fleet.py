@@ -119,17 +119,16 @@ def _begin(visit: Visit) -> "asyncio.Task[Known]":
     """A reading, which becomes what is known. What is wrong is told to who waits for it, if anybody does."""
     state = visit.request.app.state
     first = getattr(state, "fleet", None) is None
-    reading = asyncio.create_task(_read(visit, _FIRST_BUDGET_S if first else _BUDGET_S))
 
-    def ended(read: "asyncio.Task[Known]") -> None:
-        if read.cancelled() or read.exception():
-            return
-        state.fleet = read.result()
-        if first and len(state.fleet.seen) < len(state.fleet.tenants):
+    async def read() -> Known:
+        found = await _read(visit, _FIRST_BUDGET_S if first else _BUDGET_S)
+        state.fleet = found  # before it has ended: who comes between would begin another first one
+        if first and len(found.seen) < len(found.tenants):
             _begin(visit)
+        return found
 
-    reading.add_done_callback(ended)
-    state.fleet_reading = reading
+    state.fleet_reading = reading = asyncio.create_task(read())
+    reading.add_done_callback(lambda read: read.cancelled() or read.exception())
     return reading
 
 

@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from sbh_pipelines.api.app.middleware import CONSOLE
 from sbh_pipelines.errors import AccessDenied, RequestError, Unauthenticated
+from sbh_pipelines.security.code_flow import is_plain
 from sbh_pipelines.security.cookies import LONGEST, SealedCookie, SignedIn
 from sbh_pipelines.security.policy import UserContext
 from sbh_pipelines.security.tokens import Tokens, VerifiedToken
@@ -27,7 +28,6 @@ from sbh_pipelines.settings import Settings
 VIA = "console"
 LOGIN = f"{CONSOLE}/login"
 _MOST_FIELDS = 1000
-_LONGEST_PATH = 2000
 
 
 class Cookie:
@@ -155,9 +155,8 @@ async def sent_form(request: Request) -> dict[str, list[str]]:
 
 def safe_path(given: str) -> str:
     """A page of the console to go to after signing in; the first one where it could lead elsewhere."""
-    plain = given.isascii() and given.isprintable() and "\\" not in given and len(given) <= _LONGEST_PATH
     inside = given == CONSOLE or given.startswith((CONSOLE + "/", CONSOLE + "?"))
-    return given if plain and inside and "//" not in given and not given.startswith(LOGIN) else CONSOLE
+    return given if is_plain(given) and inside and not given.startswith(LOGIN) else CONSOLE
 
 
 def _foreign(why: str) -> AccessDenied:

@@ -16,7 +16,7 @@ from sbh_pipelines.errors import AccessDenied, SbhError, Unauthenticated
 from sbh_pipelines.orchestration.guarded_ui.origins import Origins
 from sbh_pipelines.orchestration.guarded_ui.page import going_page, login_page, logout_page
 from sbh_pipelines.orchestration.guarded_ui.sessions import Session, Sessions
-from sbh_pipelines.security.code_flow import LIFE_S, CodeFlow
+from sbh_pipelines.security.code_flow import LIFE_S, CodeFlow, is_plain
 from sbh_pipelines.security.policy import ALL_TENANTS, UserContext, authorize
 from sbh_pipelines.security.tokens import Tokens, VerifiedToken
 
@@ -24,7 +24,6 @@ VIA = "ui"
 CALLBACK = "/login/callback"
 _LARGEST_FORM = 32 << 10
 _MOST_FIELDS = 10
-_LONGEST_PATH = 2000
 
 log = logging.getLogger("sbh_pipelines.ui")
 
@@ -163,8 +162,7 @@ def must_see_all(user: UserContext) -> None:
 
 def safe_path(given: str) -> str:
     """A path of this site to go to after the login; `/` where it could lead elsewhere, or back to the login."""
-    plain = given.isascii() and given.isprintable() and "\\" not in given and len(given) <= _LONGEST_PATH
-    if not plain or not given.startswith("/") or given.startswith(("//", "/login", "/logout")):
+    if not is_plain(given) or not given.startswith("/") or given.startswith(("/login", "/logout")):
         return "/"
     return given
 

@@ -88,3 +88,23 @@ def test_the_first_look_is_short_and_the_next_follows_at_once(monkeypatch: pytes
     asyncio.run(look())
     assert budgets == [fleet._FIRST_BUDGET_S, fleet._BUDGET_S]
     assert state.fleet.seen == {"acme": {}}
+
+
+def test_who_comes_as_the_first_reading_ends_begins_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    visit: Any = SimpleNamespace(request=SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace())))
+    readings: list[Any] = []
+    late: list[asyncio.Task[fleet.Known]] = []
+
+    async def read(*_: Any) -> fleet.Known:
+        readings.append(None)
+        late.append(asyncio.create_task(fleet._known(visit)))  # its turn is between the end and what follows it
+        return known(float("inf"))
+
+    monkeypatch.setattr(fleet, "_read", read)
+
+    async def look() -> None:
+        first = await fleet._known(visit)
+        assert await late[0] is first
+
+    asyncio.run(look())
+    assert len(readings) == 1

@@ -185,10 +185,22 @@ def test_the_cookie_is_for_the_browser_alone_and_ends(site: TestClient, sign_in:
         "/api/backup",
         "",
         "/console/login",
+        "/console/../login",
+        "/console/./login/issuer",
+        "/console/%2E%2e/api/backup",
+        "/console/.%2e?a=b",
+        "/console?" + "x" * 2000,
     ],
 )
 def test_after_signing_in_one_stays_here(given: str) -> None:
     assert safe_path(given) == "/console"
+
+
+@pytest.mark.parametrize(
+    "given", ["/console/tenants/x/backups?path=a//b/../c", "/console/tenants/a.b/..c", "/console?" + "x" * 1991]
+)
+def test_after_signing_in_one_gets_to_the_page_that_was_asked_for(given: str) -> None:
+    assert safe_path(given) == given
 
 
 def test_forms_of_other_sites_are_refused(site: TestClient, sign_in: Any, backed_up: str) -> None:

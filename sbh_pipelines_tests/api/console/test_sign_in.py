@@ -139,10 +139,13 @@ def test_roles_are_those_of_a_pasted_token(browser: Browser, other: Browser, pro
     browser.sign_in(user)
     other.post("/console/login", data={"token": provider.token(user)})
     assert other.is_in
+    account = ACCOUNTS[user]
+    shown = f"{account['role']} of {'all tenants' if account['tenant'] == '*' else account['tenant']}"
     for page in PAGES:
         for _ in range(3):
             at, there = browser.get("/console" + page), other.get("/console" + page)
             assert (at.status_code, at.headers.get("location")) == (there.status_code, there.headers.get("location"))
+            assert (shown in at.text) == (shown in there.text) == (at.status_code != 303)
     assert user in browser.get("/console/tenants/tenant-1").text
 
 
@@ -258,6 +261,20 @@ def test_a_login_is_finished_once(browser: Browser, other: Browser, provider: Pr
         assert answer.status_code == 401
         assert "begun elsewhere" in answer.text or "It answered invalid_grant" in answer.text
         assert not other.is_in
+
+
+def test_a_process_finishes_a_login_once_whatever_the_provider_says(console: Server, provider: Provider) -> None:
+    """One connection is of one process; the provider takes a code again."""
+    with Browser(console, provider) as browser:
+        browser.headers["connection"] = "keep-alive"
+        asked = browser.begin()
+        cookie, code = browser.cookies["sbh-console-flow"], provider.code("vera", asked)
+        begun = provider._codes[code]
+        assert ONE_MOMENT.search(browser.back(code=code, state=asked["state"]).text)
+        provider._codes[code] = begun
+        browser.cookies.clear()
+        browser.cookies.set("sbh-console-flow", cookie)
+        refused(browser.back(code=code, state=asked["state"]), "begun elsewhere")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.requests import Request
 
-from sbh_pipelines.orchestration.guarded_ui.login import CALLBACK, VIA, Login
+from sbh_pipelines.orchestration.guarded_ui.login import CALLBACK, VIA, Login, safe_path
 from sbh_pipelines.orchestration.guarded_ui.origins import origins_of
 from sbh_pipelines.orchestration.guarded_ui.sessions import Sessions
 from sbh_pipelines.security.code_flow import CodeFlow
@@ -46,3 +46,9 @@ def test_from_another_name_of_this_host_one_is_led_to_the_registered_one(caplog)
     assert b"cannot be asked now (SBH-501)" in stays.body
     assert "ConnectError" in caplog.text  # why, for the operators alone
     assert b"ConnectError" not in stays.body
+
+
+def test_after_the_login_one_is_led_to_a_page_of_this_site():
+    assert safe_path("/runs?url=a//b/../c") == "/runs?url=a//b/../c"
+    for elsewhere in ("//evil.example", "/runs/../login", "/%2e%2E/logout", "runs", "/a\\b", "/" + "x" * 2000):
+        assert safe_path(elsewhere) == "/"
