@@ -162,10 +162,12 @@ def lies_beside(settings: Settings, files: Place, own: Place) -> bool:
     )
 
 
-def is_one_place(here: Settings, one: Place, there: Settings, other: Place) -> bool:
-    """Whether two places of two settings are one."""
+def is_one_place(here: Settings, one: Place, there: Settings, other: Place, *, files: bool = False) -> bool:
+    """Whether two places of two settings are one. `files`: of the application's files."""
     same = (one.bucket, one.prefix) == (other.bucket, other.prefix)
-    return same and _server(here.storage, one.region) == _server(there.storage, other.region)
+    ends = ((here.storage, one), (there.storage, other))
+    servers = [_server(of.of_files if files else of, place.region) for of, place in ends]
+    return same and servers[0] == servers[1]
 
 
 def _server(storage: StorageSettings, region: str) -> tuple[str, str, str]:

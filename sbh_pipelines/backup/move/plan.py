@@ -16,11 +16,13 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import find_tenants
 from sbh_pipelines.database.session.connection import describe_dsn
 from sbh_pipelines.database.session.snapshot import exported_snapshot
-from sbh_pipelines.errors import MoveRefused, SbhError, TenantMoved
+from sbh_pipelines.errors import MoveRefused, ObjectMissing, SbhError, TenantMoved
 from sbh_pipelines.model import BackupId, ProgressSink, Tenant
-from sbh_pipelines.placement import catalog_place, check_tenant, is_one_place
+from sbh_pipelines.placement import catalog_place, check_tenant, files_place, is_one_place
 from sbh_pipelines.repository.bounds import all_below
 from sbh_pipelines.repository.catalog.moves import Move, MoveState
+from sbh_pipelines.repository.keys.data_key import read_key_object, unwrap
+from sbh_pipelines.repository.keys.epochs import epochs
 
 # The tenant is not in the target: there is nothing to go back to, and what a killed move left goes on from the same backup.
 WHOLE = RestoreRequest(safety_backup=False)
@@ -139,8 +141,7 @@ def open_ends(source: Site, target: Site, tenant: Tenant) -> Ends:
             f"add it to storage.regions there (now {', '.join(target.settings.storage.regions)}), or choose another site",
         )
     _refuse_one_place(source, target, tenant)
-    if source.settings.files.enabled and not target.settings.files.enabled:
-        raise _refused(tenant, "it may have files, and files.enabled is off at the target", "set files.enabled there")
+    _refuse_files(source, target, tenant)
     check_tenant(target.settings, tenant, application=True)
     source.owners.check(tenant)
     target.owners.check(tenant)
@@ -181,6 +182,7 @@ def open_ends(source: Site, target: Site, tenant: Tenant) -> Ends:
             f" {tenant.id} --to SETTINGS --give-up`, with the settings of {site_name(target.settings)}",
         )
     _refuse_there(target, tenant, begun=begun)
+    _refuse_keys(source, target, tenant)
     return Ends(source, target, tenant, Stage.BEGUN if begun else Stage.NEW, arriving=arriving)
 
 
@@ -202,11 +204,35 @@ def _refuse_one_place(source: Site, target: Site, tenant: Tenant) -> None:
     here, there = source.settings, target.settings
     places = [(source.backup_place(tenant), target.backup_place(tenant))]
     places.append((catalog_place(here, tenant.region), catalog_place(there, tenant.region)))
-    if any(is_one_place(here, one, there, other) for one, other in places):
+    keys = [site.catalog(tenant.region).known_owner_key() for site in (source, target)]
+    one_catalog = keys[0] is not None and keys[1] is not None and keys[0].id == keys[1].id  # also one of two addresses
+    if one_catalog or any(is_one_place(here, one, there, other) for one, other in places):
         raise _refused(
             tenant,
             "both sites keep its backups, or their catalogs, in one place",
             "give each site buckets of its own: docs/sites.md, *What each site has of its own*",
+        )
+
+
+def _refuse_files(source: Site, target: Site, tenant: Tenant) -> None:
+    here, there = source.settings, target.settings
+    if not here.files.enabled:
+        return
+    if not there.files.enabled:
+        raise _refused(tenant, "it may have files, and files.enabled is off at the target", "set files.enabled there")
+    if sorted(here.files.exclude) != sorted(there.files.exclude):
+        raise _refused(
+            tenant,
+            f"files.exclude differs: {sorted(here.files.exclude)} here, {sorted(there.files.exclude)} there: what one site has for"
+            " a file of the tenant the other does not look at",
+            "set the same files.exclude at both",
+        )
+    if is_one_place(here, files_place(here, tenant), there, files_place(there, tenant), files=True):
+        raise _refused(
+            tenant,
+            "both sites have its files in one place: a restore at one would write the other's, and who removes what is left at the"
+            " first would remove them from both",
+            "give the other site a files.bucket or a files.prefix of its own: docs/sites.md, *What each site has of its own*",
         )
 
 
@@ -220,6 +246,25 @@ def _refuse_there(target: Site, tenant: Tenant, *, begun: bool) -> None:
         + (", and no move to there was begun" if known.key == tenant.key else ""),
         "where those are leftovers of the same tenant, delete its rows and files there; else give one of the two another slug",
     )
+
+
+def _refuse_keys(source: Site, target: Site, tenant: Tenant) -> None:
+    """Where the target has backups of the tenant already, as when it comes back, one ring of data keys must open both."""
+    here, there = (site.owners.key_place(tenant) for site in (source, target))
+    for epoch in sorted(epochs(there)):
+        theirs = read_key_object(there, epoch)
+        try:
+            ours = read_key_object(here, epoch)
+        except ObjectMissing:
+            ours = None
+        if ours is not None and (theirs.destroyed or ours.destroyed or unwrap(there, theirs) == unwrap(here, ours)):
+            continue
+        raise _refused(
+            tenant,
+            f"its old backups at {site_name(target.settings)} have a data key, of epoch {epoch}, that was made there after it went",
+            f"erase the old backups there, which come along anyway: `sbh tenants erase {tenant.id}`, then `sbh tenants readmit"
+            f" {tenant.id}`, with the settings of {site_name(target.settings)}",
+        )
 
 
 def plan_move(ends: Ends, progress: ProgressSink, *, overwrite: bool = False) -> MovePlan:

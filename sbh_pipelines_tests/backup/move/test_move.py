@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 
-from sbh_pipelines.errors import StoreDenied, TenantMoved
+from sbh_pipelines.errors import MoveRefused, StoreDenied, TenantMoved
 from sbh_pipelines_tests.backup.create.test_crash import struck
 from sbh_pipelines_tests.backup.move.two_sites import WITHOUT_ACME, TwoSites
-from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT
+from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
 
 
 def test_a_tenant_arrives_with_all_it_has_and_had(sites: TwoSites) -> None:
@@ -75,9 +75,7 @@ def test_what_is_left_is_erased_and_the_tenant_comes_back(sites: TwoSites) -> No
     sites.source.keys.erase(ACME, ADMIN, confirm=ACME, reason="moved")
     assert sites.there.state(ACME) == state
     assert sites.target.list_backups(ACME, ADMIN)
-    sites.here.database.run(WITHOUT_ACME)
-    shutil.rmtree(sites.here.bucket / "files" / ACME / "docs")
-    (sites.here.bucket / "files" / ACME / "empty").unlink()
+    _remove(sites.here)
     sites.source.keys.readmit(ACME, ADMIN)
     back = sites.target.moves.run(ACME, ADMIN, sites.source.moves, ADMIN)
     assert sites.here.state(ACME) == state
@@ -85,6 +83,45 @@ def test_what_is_left_is_erased_and_the_tenant_comes_back(sites: TwoSites) -> No
     assert [tenant.id for tenant in sites.source.tenants.all()] == [ACME, BOLT]
     assert [one.site for one in sites.target.tenants.moved(ADMIN)] == ["eu_1"]
     sites.source.create_backup(ACME, ADMIN, "incremental")
+
+
+def _remove(site: Application) -> None:
+    """As the application deletes a tenant."""
+    site.database.run(WITHOUT_ACME)
+    shutil.rmtree(site.bucket / "files" / ACME / "docs")
+    (site.bucket / "files" / ACME / "empty").unlink()
+
+
+def test_it_comes_back_to_the_backups_that_it_left(sites: TwoSites) -> None:
+    """And goes again: each site's mark is overwritten by the next."""
+    first = sites.source.create_backup(ACME, ADMIN)["id"]
+    sites.move()
+    _remove(sites.here)
+    sites.there.database.run("UPDATE projects SET body = 'changed there' WHERE tenant_id = 1 AND id % 5 = 0")
+    back = sites.target.moves.run(ACME, ADMIN, sites.source.moves, ADMIN)
+    assert sites.here.state(ACME) == sites.there.state(ACME)
+    listed = [backup["id"] for backup in sites.source.list_backups(ACME, ADMIN)]
+    assert (listed[0], listed[-1]) == (back.arrival_id, first)
+    _remove(sites.there)
+    sites.move()
+    assert sites.there.state(ACME) == sites.here.state(ACME)
+    assert [tenant.id for tenant in sites.target.tenants.all()] == [ACME, BOLT]
+    assert [tenant.id for tenant in sites.source.tenants.all()] == [BOLT]
+
+
+def test_old_backups_with_a_key_of_their_own_go_before_it_comes_back(sites: TwoSites) -> None:
+    sites.source.create_backup(ACME, ADMIN)
+    sites.move()
+    _remove(sites.here)
+    for service in (sites.source, sites.target):
+        service.keys.rotate([ACME], ADMIN, new_data_key=True)
+    with pytest.raises(MoveRefused, match="of epoch 2, that was made there after it went") as refused:
+        sites.target.moves.plan(ACME, ADMIN, sites.source.moves, ADMIN)
+    assert "sbh tenants erase acme" in refused.value.remedy
+    sites.source.keys.erase(ACME, ADMIN, confirm=ACME, reason="moved")
+    sites.source.keys.readmit(ACME, ADMIN)
+    sites.target.moves.run(ACME, ADMIN, sites.source.moves, ADMIN)
+    assert sites.here.state(ACME) == sites.there.state(ACME)
 
 
 def test_a_plan_writes_nothing_and_says_how_far_a_move_is(sites: TwoSites) -> None:

@@ -106,6 +106,35 @@ def test_two_databases_with_one_place_for_backups(sites: TwoSites) -> None:
         sites.source.moves.run(ACME, ADMIN, target.moves, ADMIN)
 
 
+def test_one_catalog_under_two_addresses(sites: TwoSites) -> None:
+    """A link, a name and an address, a slash at the end: the catalog's key tells."""
+    sites.source.create_backup(ACME, ADMIN)
+    (sites.there.directory / "linked").symlink_to(sites.here.directory / "objects")
+    target = sites.service(
+        sites.there,
+        storage={"kind": "local", "path": sites.there.directory / "linked"},
+        keys={"provider": "local", "key_file": sites.here.directory / "backup.key"},
+    )
+    with _nothing_written(sites), pytest.raises(MoveRefused, match="in one place"):
+        sites.source.moves.run(ACME, ADMIN, target.moves, ADMIN)
+
+
+def test_files_in_one_place(sites: TwoSites) -> None:
+    """Who removes what is left at the first site would remove them from both."""
+    sites.source.create_backup(ACME, ADMIN)
+    storage = {"kind": "local", "path": sites.here.directory / "objects", "bucket": "own", "prefix": "own/{tenant}/"}
+    target = sites.service(sites.there, storage={**storage, "catalog_prefix": "_own/"})
+    with _nothing_written(sites), pytest.raises(MoveRefused, match="its files in one place"):
+        sites.source.moves.run(ACME, ADMIN, target.moves, ADMIN)
+
+
+def test_files_that_one_site_leaves_out(sites: TwoSites) -> None:
+    sites.source.create_backup(ACME, ADMIN)
+    target = sites.service(sites.there, files={"exclude": ["backups/", "cache/"]})
+    with _nothing_written(sites), pytest.raises(MoveRefused, match=r"files\.exclude differs"):
+        sites.source.moves.run(ACME, ADMIN, target.moves, ADMIN)
+
+
 def test_a_tenant_that_is_not_known_or_was_never_backed_up(sites: TwoSites) -> None:
     with _nothing_written(sites):
         with pytest.raises(UnknownTenant):
