@@ -98,20 +98,20 @@ def _leased(open_drafts: OpenDrafts, draft: Draft) -> Draft:
 def _looked_up(
     open_drafts: OpenDrafts, drafts: Sequence[Draft]
 ) -> tuple[Sequence[Draft], Mapping[TenantId, TenantRecord]]:
-    """What the catalogs have of the tenants whose leases are held; where that cannot be read, their drafts have failed.
+    """What the catalogs have of the tenants whose leases are held; where a region's cannot be read, its drafts have failed.
 
     Listed under the leases, and before the repositories are opened, the catalogs also tell which key epochs were begun, and whose
     tenants are backed up at another site.
     """
-    held = [draft for draft in running(drafts) if draft.lease_owner]
-    try:
-        records = known_records(open_drafts, held)
-        return open_drafts.each(
-            drafts, STEP, lambda d: open_drafts.refuse_elsewhere(d) if d.lease_owner else d
-        ), records
-    except SbhError as error:
-        failed = {draft.tenant.id: open_drafts.fail(draft, STEP, error) for draft in held}
-        return [failed.get(draft.tenant.id, draft) for draft in drafts], {}
+    held, found = [draft for draft in running(drafts) if draft.lease_owner], dict[TenantId, TenantRecord]()
+    for region in {draft.tenant.region for draft in held}:
+        here = [draft for draft in held if draft.tenant.region == region]
+        try:
+            found |= known_records(open_drafts, here)
+        except SbhError as error:
+            failed = {draft.tenant.id: open_drafts.fail(draft, STEP, error) for draft in here}
+            drafts = [failed.get(draft.tenant.id, draft) for draft in drafts]
+    return open_drafts.each(drafts, STEP, lambda d: open_drafts.refuse_elsewhere(d) if d.lease_owner else d), found
 
 
 def _opened(open_drafts: OpenDrafts, draft: Draft, files: str | None = None) -> Draft:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from sbh_pipelines.backup.create.draft import DraftStatus
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.cli import main
-from sbh_pipelines.errors import AccessDenied, CorruptObject, ResidencyError, UnknownBackup
+from sbh_pipelines.errors import AccessDenied, CorruptObject, ResidencyError, StoreUnavailable, UnknownBackup
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId, utc_now
 from sbh_pipelines.repository.catalog.records import TenantRecord
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
+from sbh_pipelines_tests.support.fault_stores import WRITES, nothing, wrap
 from sbh_pipelines_tests.support.site import site_of
 
 REGION = "eu-west-1"
@@ -169,6 +171,24 @@ def test_regions_are_apart(application: Application) -> None:
     found = elsewhere.backups.recovery_points([], ADMIN)
     assert [p.backup_id for p in found.recovery_points] == [None, None]
     assert [type(issue) for issue in found.issues] == [ResidencyError, ResidencyError]
+
+
+def test_a_catalog_that_does_not_answer_fails_the_backups_of_its_region(application: Application) -> None:
+    """And of no other; from when on the leases are held."""
+    application.database.run("UPDATE tenants SET region = 'us-east-1' WHERE id = 2")
+
+    held = list[str]()
+
+    def silent(verb: str, key: str) -> None:
+        if verb in WRITES and key.endswith(f"/{BOLT}/backups/lease.json"):
+            held.append(key)
+        if held and verb == "list" and key.startswith(f"{application.settings.storage.catalog_prefix}us-east-1/"):
+            raise StoreUnavailable("no answer", on=key)
+
+    made = wrap(application.service(), silent, nothing).backups.create_all([ACME, BOLT], ADMIN)
+    assert [draft.status for draft in made] == [DraftStatus.COMPLETED, DraftStatus.FAILED]
+    assert made[1].error is not None
+    assert made[1].error.code == StoreUnavailable.code
 
 
 def test_the_command_line_shows_it(
