@@ -171,7 +171,7 @@ class Lease:
             return etag == self._etag and not self._over and not self._is_due()
 
     def is_guarded(self) -> bool:
-        """Whether the store refuses a write whose condition does not hold: tried with one that would change nothing.
+        """Whether the store refuses writes whose condition does not hold: tried with two that would change nothing.
 
         Raises LeaseLost where it was released, and the store's errors.
         """
@@ -179,13 +179,14 @@ class Lease:
             if self._over:
                 raise _lost(self._store.url(self.key), "it was released")
             expires = self._renewed + timedelta(seconds=self._seconds)
-            try:
-                self._etag = self._store.replace(
-                    self.key, _document(self.owner, self.purpose, expires, self._process), _NO_OBJECTS
-                )
-            except ObjectChanged:
-                return True
-            return False
+            body = _document(self.owner, self.purpose, expires, self._process)
+            with suppress(ObjectChanged):
+                self._etag = self._store.replace(self.key, body, _NO_OBJECTS)
+                return False
+            with suppress(ObjectExists):
+                self._etag = self._store.create(self.key, body)
+                return False
+            return True
 
     def release(self) -> None:
         """Let others have it. Where that fails it expires by itself. Raises LeaseLost, and the store's errors."""

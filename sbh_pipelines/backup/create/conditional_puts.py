@@ -1,4 +1,7 @@
-"""Which servers are known to refuse a put whose condition does not hold: by them a lease is taken without being read."""
+"""Which servers are known to refuse a put whose condition does not hold.
+
+By them a lease is taken without being read, and an event is put behind the end of a trail that was not looked for.
+"""
 
 import logging
 import threading
@@ -13,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class ConditionalPuts:
-    """Which buckets are known to refuse a put whose condition (If-Match) does not hold, as all have to. Thread-safe.
+    """Which buckets are known to refuse a put whose condition (If-Match, If-None-Match) does not hold, as all have to. Thread-safe.
 
     Where it is not known a lease is read before it is taken, so that one that another writer holds shows. AWS's server is known.
     Any other is tried once, under the second lease that a process takes: one that takes no more would gain nothing.
@@ -41,7 +44,7 @@ class ConditionalPuts:
             return
         if not self._refused[bucket]:
             _log.warning(
-                "The server of %s ignores If-Match on a put: two writers of one tenant may not notice each other. Use a store with"
-                " conditional writes; `sbh doctor` tries it",
+                "The server of %s ignores If-Match or If-None-Match on a put: two writers of one tenant may not notice each"
+                " other. Use a store with conditional writes; `sbh doctor` tries it",
                 place.bucket,
             )

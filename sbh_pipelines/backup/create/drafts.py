@@ -201,8 +201,10 @@ class OpenDrafts:
 
     def expect_trail_end(self, draft: Draft) -> None:
         """Have the tenant's audit trail begin where the last backup left it, so that its head need not be read."""
-        known, place = self._repositories.get(draft.lease_owner), audit_place(self.site.settings, draft.tenant.region)
-        if known is None or not self._conditional.are_sure(place):
+        known = self._repositories.get(draft.lease_owner)
+        # Where its links lie, and where its head lies.
+        places = self.site.backup_place(draft.tenant), audit_place(self.site.settings, draft.tenant.region)
+        if known is None or not all(map(self._conditional.are_sure, places)):
             return
         if (head := read_head_seen(known)) is not None:
             self.site.trails.of(draft.tenant).expect(head)
