@@ -84,6 +84,17 @@ def test_an_old_key_object_is_refused_while_its_epoch_is_not_ended_yet(
         assert repository.sealer.epoch == 2
 
 
+def test_what_was_listed_before_a_lease_was_taken_says_nothing(hands: Hands, service: BackupService) -> None:
+    """Another process changes the key after this one listed the catalog: the mark is asked for."""
+    service.backups.create(ACME, ADMIN)
+    old, site, tenant = hands.get(hands.key(FIRST)), site_of(service), hands.application.tenant()
+    site.records(tenant.region, [tenant])
+    hands.service().keys.rotate([ACME], ADMIN, new_data_key=True)
+    hands.put(hands.key(FIRST), old)
+    with pytest.raises(KeyEpochRolledBack):
+        site.repository(tenant, create=True, since=time.monotonic())
+
+
 def test_what_a_destroyed_key_signed_and_sealed_is_not_believed(hands: Hands, service: BackupService) -> None:
     """The key object of an ended epoch is put back beside the newest one, and a manifest forged with its key."""
     made = service.backups.create(ACME, ADMIN)
