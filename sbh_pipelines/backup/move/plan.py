@@ -194,8 +194,9 @@ def _refuse_one_site(source: Site, target: Site, tenant: Tenant) -> None:
     if found[0] == found[1]:
         raise _refused(
             tenant,
-            f"both settings are of one database, {describe_dsn(target.settings.database.dsn)}",
-            "give the settings of two sites: --from and --to",
+            f"both settings are of one database, {describe_dsn(target.settings.database.dsn)}: one server's identifier, one name",
+            "give the settings of two sites: --from and --to; where one server was made from a physical copy of the other, rename"
+            " its database",
         )
 
 
