@@ -13,7 +13,7 @@ from itertools import count
 
 import pytest
 
-from sbh_pipelines.backup.create import conditional_puts
+from sbh_pipelines.backup.create import conditional_puts, drafts
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.database.schema.tenants import find_tenant
 from sbh_pipelines.embedded.servers.object_server import REGIONS
@@ -210,3 +210,14 @@ def test_a_page_that_does_not_hold_all_is_not_asked_for_each_time(
     requests.of("full")
     with _changed(sample_stack):
         assert page in requests.of("incremental")
+
+
+def test_files_that_there_is_no_memory_for_are_listed_again(
+    requests: Requests, sample_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a run's tenants have more than are kept until they are read."""
+    requests.of("full")
+    monkeypatch.setattr(drafts, "MOST_FILES", 0)
+    with _changed(sample_stack), _new_file(sample_stack):
+        made = requests.of("incremental")
+    assert made.count(COMPARED) == 1
