@@ -361,23 +361,30 @@ def test_files_are_taken_from_the_page_in_order(application: Application, embedd
     tenant_files.check(manifest, wanted)
 
 
+def _attached(application: Application, stack: Stack) -> FilesInBucket:
+    """Rows of a table name files."""
+    application.database.run("CREATE TABLE attached (id int PRIMARY KEY, tenant_id int, place text)")
+    tenant_files = on_stack(application, stack, versioned=False)
+    references = {"bucket": tenant_files.bucket, "references": [{"table": "attached", "column": "place"}]}
+    settings = tenant_files.service.settings
+    settings = settings.model_copy(update={"files": settings.files.model_validate(references)})
+    tenant_files.service = wrap(BackupService(settings), tenant_files._note, nothing)
+    return tenant_files
+
+
 @pytest.mark.parametrize("change", [lambda files: files.put("late", b"late"), _rename], ids=["come", "are renamed"])
 def test_files_that_move_between_the_page_and_their_reading(
     application: Application, embedded_stack: Stack, change: Callable[[FilesInBucket], None]
 ) -> None:
     """One that a row names comes soon after the row, and one that is there all the time has another name: neither is missing."""
-    application.database.run("CREATE TABLE attached (id int PRIMARY KEY, tenant_id int, place text)")
-    tenant_files = on_stack(application, embedded_stack, versioned=False)
-    references = {"bucket": tenant_files.bucket, "references": [{"table": "attached", "column": "place"}]}
-    settings = tenant_files.service.settings
-    settings = settings.model_copy(update={"files": settings.files.model_validate(references)})
+    tenant_files = _attached(application, embedded_stack)
     left = [change]
 
     def paged(verb: str, key: str) -> None:
         if verb == "page" and left:
             left.pop()(tenant_files)
 
-    tenant_files.service = wrap(BackupService(settings), tenant_files._note, paged)
+    tenant_files.service = wrap(tenant_files.service, tenant_files._note, paged)
     tenant_files.put("old", b"old")
     tenant_files.backup("full")
     place = "late" if change is not _rename else "old"
@@ -386,6 +393,21 @@ def test_files_that_move_between_the_page_and_their_reading(
     manifest = tenant_files.backup()
     assert not left
     assert tenant_files.listed(manifest).missing_references == 0
+    tenant_files.check(manifest, tenant_files.files())
+
+
+def test_files_are_read_once_where_one_that_a_row_names_is_missing(
+    application: Application, embedded_stack: Stack
+) -> None:
+    """As long ago deleted ones are: in every backup."""
+    tenant_files = _attached(application, embedded_stack)
+    application.database.run(f"INSERT INTO attached VALUES (1, 1, 'files/{ACME}/nowhere')")
+    tenant_files.put("old", b"old")
+    tenant_files.backup("full")
+    tenant_files.put("new", b"new")
+    manifest = tenant_files.backup()
+    assert tenant_files.read == ["new"]
+    assert tenant_files.listed(manifest).missing_references == 1
     tenant_files.check(manifest, tenant_files.files())
 
 

@@ -164,12 +164,12 @@ class _Step:
         if beside is not None and parent is not None:
             if self._nothing_changed(parent, beside.fingerprint.text(parent.exact)):
                 return _Done(parent.component.same_files(beside.listed_at.isoformat()), 0)
-            if beside.files is not None and not (exactly or parent.exact):
+            # Tables were read since: files may have come after the rows that name them, or have another name now. Listed once more.
+            if beside.files is not None and not (exactly or parent.exact) and self._all_referenced(beside.files):
                 done = self._write(parent, beside.files, beside.listed_at, exact=False)
-                if not (done.gone or done.component.missing_references):
+                if not done.gone:
                     return done
-                # Tables were read since: files may have come after the rows that name them, or have another name now. Listed once
-                # more; what was read of them is stored, and is not stored again.
+                # What was read is stored, and is not stored again.
         exactly = exactly or (parent is not None and parent.exact)
         # The machine's clock and not the site's: it is the one that stamps files.
         now = utc_now()
@@ -191,6 +191,11 @@ class _Step:
             # Else something of the files may be lost, and is to be read again.
             and not (self._repository.lost or self._repository.damages)
         )
+
+    def _all_referenced(self, files: Sequence[ObjectInfo]) -> bool:
+        """Whether every file that a row names is among these: few, for they are of one page."""
+        keys = {info.key for info in files}
+        return all(key in keys for key in _references(self._repository, self._draft))
 
     def _write(self, parent: ParentFiles | None, files: Iterable[ObjectInfo], now: datetime, *, exact: bool) -> _Done:
         """`now`: when the listing of the files was begun, UTC; `exact`: whether only an exact listing gives these."""
