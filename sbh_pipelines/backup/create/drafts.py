@@ -50,7 +50,7 @@ class OpenDrafts:
         self._since: dict[str, float] = {}  # when leases had been taken, by the monotonic clock
         self._conditional = ConditionalPuts(site.settings.storage)
         self._files: dict[str, FilesBeside] = {}  # what the listings of repositories showed of files beside them
-        self._listed, self._lock = 0, threading.Lock()  # how many files they showed
+        self._listed, self._lock = 0, threading.Lock()  # how many files are kept there
         self._crowded = set[str]()  # owners of leases of those that such a listing does not show in one page
 
     def lease(self, draft: Draft) -> leases.Lease:
@@ -163,9 +163,10 @@ class OpenDrafts:
     def _keep_files(self, draft: Draft, beside: FilesBeside) -> None:
         """Until the files step; not the repository's objects, which are in the inventory, and no more files than memory is for."""
         with self._lock:
-            self._listed += len(beside.files or ())
-            files = beside.files if self._listed <= MOST_FILES else None
-        self._files[draft.lease_owner] = replace(beside, objects=(), files=files)
+            fits = self._listed + len(beside.files or ()) <= MOST_FILES
+            kept = replace(beside, objects=(), files=beside.files if fits else None)
+            self._listed += len(kept.files or ())
+        self._files[draft.lease_owner] = kept
 
     def _check_place(self, draft: Draft, repository: Repository) -> None:
         """Raises LeaseLost where the lease is that of another place: the slug changed hands between the two."""
@@ -188,7 +189,10 @@ class OpenDrafts:
 
     def files_beside(self, draft: Draft) -> FilesBeside | None:
         """The tenant's files, where the listing that opened the repository showed them; after the snapshot. Told once."""
-        return self._files.pop(draft.lease_owner, None)
+        beside = self._files.pop(draft.lease_owner, None)
+        with self._lock:
+            self._listed -= len((beside and beside.files) or ())
+        return beside
 
     def is_crowded(self, draft: Draft) -> bool:
         """Whether that listing was tried, and one page did not hold them."""
@@ -227,8 +231,9 @@ class OpenDrafts:
 
     def end(self, draft: Draft) -> None:
         """Release the lease and close what is open for the draft."""
-        for kept in (self._seen, self._since, self._files):
+        for kept in (self._seen, self._since):
             kept.pop(draft.lease_owner, None)
+        self.files_beside(draft)
         self._crowded.discard(draft.lease_owner)
         self._inventories.pop(draft.lease_owner, None)
         self._made.pop(draft.lease_owner, None)

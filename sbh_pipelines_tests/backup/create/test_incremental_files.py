@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 
 from sbh_pipelines.backup.contents.manifest import Component, Manifest
 from sbh_pipelines.backup.contents.manifests import read_component
+from sbh_pipelines.backup.create import drafts
 from sbh_pipelines.backup.create.draft import Draft
 from sbh_pipelines.backup.create.files.files_step import files_unchanged
 from sbh_pipelines.backup.service import BackupService
 from sbh_pipelines.embedded.servers.stack import Stack
+from sbh_pipelines.errors import StoreUnavailable
 from sbh_pipelines.files.listing import is_settled
 from sbh_pipelines.model import BackupId, BackupType
 from sbh_pipelines.repository.repository import Repository
@@ -409,6 +411,35 @@ def test_files_are_read_once_where_one_that_a_row_names_is_missing(
     assert tenant_files.read == ["new"]
     assert tenant_files.listed(manifest).missing_references == 1
     tenant_files.check(manifest, tenant_files.files())
+
+
+def test_files_of_backups_that_ended_take_no_room(
+    application: Application, embedded_stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many a service has seen, and however the backups ended: none is listed a second time."""
+    monkeypatch.setattr(drafts, "MOST_FILES", 3)
+    tenant_files, listings, fails = on_stack(application, embedded_stack, versioned=False), list[str](), list[str]()
+
+    def asked(verb: str, key: str) -> None:
+        if verb == "list" and key == tenant_files.prefix:
+            listings.append(key)
+        if verb == "put" and "/packs/" in key and fails:
+            raise StoreUnavailable(fails.pop(), on=key)
+
+    tenant_files.service = wrap(tenant_files.service, asked, nothing)
+    tenant_files.put("a", b"a")
+    tenant_files.put("b", b"b")
+    tenant_files.backup("full")
+    listings.clear()
+    fails.append("no answer")
+    tenant_files.put("a", b"1")
+    with pytest.raises(StoreUnavailable):
+        tenant_files.backup()
+    for body in (b"2", b"3"):
+        tenant_files.put("a", body)
+        tenant_files.backup()
+    assert not fails
+    assert not listings
 
 
 # a directory's ETags
