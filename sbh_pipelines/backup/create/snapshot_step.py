@@ -104,14 +104,21 @@ def _looked_up(
     tenants are backed up at another site.
     """
     held, found = [draft for draft in running(drafts) if draft.lease_owner], dict[TenantId, TenantRecord]()
+    silent: dict[str, SbhError] = {}
     for region in {draft.tenant.region for draft in held}:
-        here = [draft for draft in held if draft.tenant.region == region]
         try:
-            found |= known_records(open_drafts, here)
+            found |= known_records(open_drafts, [draft for draft in held if draft.tenant.region == region])
         except SbhError as error:
-            failed = {draft.tenant.id: open_drafts.fail(draft, STEP, error) for draft in here}
-            drafts = [failed.get(draft.tenant.id, draft) for draft in drafts]
-    return open_drafts.each(drafts, STEP, lambda d: open_drafts.refuse_elsewhere(d) if d.lease_owner else d), found
+            silent[region] = error
+
+    def allowed(draft: Draft) -> Draft:
+        if not draft.lease_owner:
+            return draft
+        if draft.tenant.region in silent:
+            raise silent[draft.tenant.region]
+        return open_drafts.refuse_elsewhere(draft)
+
+    return open_drafts.each(drafts, STEP, allowed), found
 
 
 def _opened(open_drafts: OpenDrafts, draft: Draft, files: str | None = None) -> Draft:

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -190,6 +191,23 @@ def test_a_catalog_that_does_not_answer_fails_the_backups_of_its_region(applicat
     assert [draft.status for draft in made] == [DraftStatus.COMPLETED, DraftStatus.FAILED]
     assert made[1].error is not None
     assert made[1].error.code == StoreUnavailable.code
+
+
+def test_backups_of_a_silent_region_fail_side_by_side(application: Application) -> None:
+    """The snapshot is open meanwhile: each waits here for another, in vain if they came one after another."""
+    met, held = Barrier(2), list[str]()
+
+    def silent(verb: str, key: str) -> None:
+        if verb in WRITES and key.endswith("/lease.json"):
+            held.append(key)
+        if held and verb == "list" and key.startswith(f"{application.settings.storage.catalog_prefix}{REGION}/"):
+            raise StoreUnavailable("no answer", on=key)
+        if verb == "put" and "/failures/" in key:
+            met.wait(timeout=60)
+
+    made = wrap(application.service(), silent, nothing).backups.create_all([ACME, BOLT], ADMIN)
+    assert [draft.error and draft.error.code for draft in made] == [StoreUnavailable.code] * 2
+    assert not met.broken
 
 
 def test_the_command_line_shows_it(
