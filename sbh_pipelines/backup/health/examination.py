@@ -2,10 +2,12 @@
 are made of it.
 
 Beyond the observations (`observation.py`), it costs for each region a listing of the catalog, what of the catalog this
-service has not read yet, and an unwrapping of the catalog's key: the sign of whether the key service answers.
+service has not read yet, and an unwrapping of the catalog's key: the sign of whether the key service answers. For each tenant that
+went to another site it costs a listing of the backups that it has here.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -21,6 +23,7 @@ from sbh_pipelines.backup.health.findings import (
     WARNING,
     Finding,
     drill_overdue,
+    made_after_it_went,
     of_error,
     of_observation,
     on_its_way,
@@ -28,14 +31,16 @@ from sbh_pipelines.backup.health.findings import (
 from sbh_pipelines.backup.health.journal import JournalState, look_at_journal
 from sbh_pipelines.backup.health.observation import Observation, observations_of
 from sbh_pipelines.backup.journal.view.standing import Newest
-from sbh_pipelines.backup.site.moves import known_moves
+from sbh_pipelines.backup.site.moves import known_moves, move_of
 from sbh_pipelines.backup.site.site import Site
+from sbh_pipelines.concurrency import side_by_side
 from sbh_pipelines.errors import SbhError, StoreUnavailable, TenantErased
-from sbh_pipelines.model import Tenant, TenantId, parse_timestamp
+from sbh_pipelines.model import BackupId, Tenant, TenantId, parse_timestamp
 from sbh_pipelines.placement import catalog_place
 from sbh_pipelines.repository.catalog.catalog import open_catalog
-from sbh_pipelines.repository.catalog.moves import MoveState
+from sbh_pipelines.repository.catalog.moves import Move, MoveState
 from sbh_pipelines.repository.catalog.records import TenantRecord
+from sbh_pipelines.repository.documents import list_manifest_ids
 from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.settings import Settings
 
@@ -112,6 +117,9 @@ def examine(
     if here_only:  # of a store that does not answer nothing more is asked
         elsewhere = known_moves(site, [t for t in tenants if t.region not in lost])
         findings += [on_its_way(t, move) for t, move in elsewhere.items() if move.state is MoveState.ON_ITS_WAY]
+        if site.copy_name is None:  # to a copy marks may come after backups
+            went = [(t, move) for t, move in elsewhere.items() if move.state is MoveState.WENT]
+            findings += filter(None, side_by_side(lambda one: _came_back(site, *one), went, name="health"))
         tenants = [t for t in tenants if t not in elsewhere]
     reachable = [t for t in tenants if t.region not in lost]
     kept = observations_of(site)
@@ -194,6 +202,17 @@ def _bucket_is_there(site: Site, region: str) -> None:
             on=str(folder),
             remedy="mount it, or bring it back; nothing is written there",
         )
+
+
+def _came_back(site: Site, tenant: Tenant, known: Move) -> Finding | None:
+    """A mark of before the tenant came back, put in the place of a later one, is as genuine: only its backups tell."""
+    with suppress(SbhError):  # of a bucket that is given up once its tenant went, nobody need be told
+        newest = max(list_manifest_ids(*site.backup_store(tenant)), default=BackupId(""))
+        # Said anew: it may have come back a moment ago, or have come and gone.
+        move = move_of(site, tenant) if newest > known.backup_id else None
+        if move is not None and move.state is MoveState.WENT and newest > move.backup_id:
+            return made_after_it_went(tenant, move, newest)
+    return None
 
 
 def _age(seen: Observation, record: TenantRecord | None, now: datetime) -> float | None:

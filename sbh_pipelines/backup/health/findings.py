@@ -19,9 +19,10 @@ from sbh_pipelines.errors import (
     SourceFilesMissing,
     StoreError,
     TenantErased,
+    TenantMoved,
     UnusualSize,
 )
-from sbh_pipelines.model import Tenant, timestamp
+from sbh_pipelines.model import BackupId, Tenant, timestamp
 from sbh_pipelines.repository.catalog.moves import Move
 from sbh_pipelines.settings import Settings
 
@@ -104,6 +105,19 @@ def on_its_way(tenant: Tenant, move: Move) -> Finding:
     """A move that is not finished: the tenant is not backed up here, and where it came from perhaps not any more."""
     error = moved_error(tenant, move)
     return Finding(POINT, "move_unfinished", str(tenant.id), error, ERROR, str(tenant.id), _MOVES_FOR.total_seconds())
+
+
+def made_after_it_went(tenant: Tenant, move: Move, newest: BackupId) -> Finding:
+    """What is said of the tenant is of before it came back, and it is not backed up because of it."""
+    error = TenantMoved(
+        "Backups were made here of a tenant after it went to another site, and none is made any more",
+        on=str(tenant.id),
+        why=f"the catalog says that it was moved to {move.site} at {move.at}, with {move.backup_id} as its last backup here, and"
+        f" {newest} is here: an older state of the catalog was put back, or an older version of the tenant's mark in it",
+        remedy=f"where the tenant is in use here: `sbh tenants move {tenant.id} --to SETTINGS --arrived`, with the settings of this"
+        " site; then find out who wrote to the catalog's bucket",
+    )
+    return Finding(POINT, "made_after_it_went", str(tenant.id), error, ERROR, str(tenant.id))
 
 
 def scheduled(settings: Settings, tenant: Tenant) -> bool:

@@ -7,7 +7,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import find_tenants
 from sbh_pipelines.errors import MoveRefused
 from sbh_pipelines.model import HousedTenant, Tenant, TenantId, timestamp
-from sbh_pipelines.repository.catalog.moves import MoveState, write_move
+from sbh_pipelines.repository.catalog.moves import MoveState, list_moves, read_move, write_move
 from sbh_pipelines.repository.catalog.owners import slug_of
 from sbh_pipelines.repository.documents import list_manifest_ids
 
@@ -39,8 +39,9 @@ def give_up_here(site: Site, slug: TenantId, user_id: str) -> None:
     given_up = False
     for region in site.settings.storage.regions:
         catalog = site.catalog(region)
-        for home, mark in catalog.moves.all(catalog, 0.0).items():
-            if slug_of(home) == slug and mark.move.state is MoveState.ON_ITS_WAY:
+        for home, _ in list_moves(catalog):
+            mark = read_move(catalog, home) if slug_of(home) == slug else None
+            if mark is not None and mark.move.state is MoveState.ON_ITS_WAY:
                 props = {"from": mark.move.site, "place": mark.move.place, "backup_id": mark.move.backup_id}
                 site.track(HousedTenant(slug, "", region, "", home), "tenant.move_given_up", user_id, props)
                 here = replace(mark.move, state=MoveState.HERE, at=timestamp(site.clock()))

@@ -69,7 +69,7 @@ def refuse_elsewhere(site: Site, tenant: Tenant, since: float) -> None:
 
 
 def known_moves(site: Site, tenants: Iterable[Tenant]) -> Mapping[Tenant, Move]:
-    """What was said a moment ago of those of whom something is. A region that does not answer is asked once, and says nothing."""
+    """What was said a moment ago of those of whom something is. A region that does not answer is asked once in a while."""
     by_region, found = defaultdict[str, list[Tenant]](list), dict[Tenant, Move]()
     for tenant in tenants:
         by_region[tenant.region].append(tenant)
@@ -83,9 +83,10 @@ def known_moves(site: Site, tenants: Iterable[Tenant]) -> Mapping[Tenant, Move]:
 def _moves(site: Site, region: str, tenants: Iterable[Tenant]) -> dict[Tenant, Move]:
     """Of tenants of a region, of which there may be very many, and few that move."""
     catalog = site.catalog(region)
-    marks = catalog.moves.all(catalog, _MARKS_S)
-    found, slugs = dict[Tenant, Move](), {slug_of(home) for home in marks}
-    for tenant in tenants:
+    own, found = list(tenants), dict[Tenant, Move]()
+    marks = catalog.moves.of(catalog, {tenant.id for tenant in own}, _MARKS_S)
+    slugs = {slug_of(home) for home in marks}
+    for tenant in own:
         mark = marks.get(site.owners.home_of(tenant)) if tenant.id in slugs else None
         if mark is not None and (move := _said(catalog, mark, tenant)) is not None:
             found[tenant] = move

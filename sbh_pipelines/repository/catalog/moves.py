@@ -7,15 +7,18 @@ One that is not genuine is not believed: its tenant is then backed up.
 
 import hmac
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from sbh_pipelines.errors import CorruptObject, ObjectMissing, ObjectTooLarge
+from sbh_pipelines.concurrency import side_by_side
+from sbh_pipelines.errors import CorruptObject, ObjectMissing, ObjectTooLarge, SbhError
 from sbh_pipelines.repository.bounds import SMALL_BYTES, all_below
-from sbh_pipelines.repository.catalog.owners import OwnerKey
+from sbh_pipelines.repository.catalog.owners import OwnerKey, slug_of, split_home
 from sbh_pipelines.repository.format import canonical, parse_document, pretty
+from sbh_pipelines.repository.keys.epoch_marks import MOST_LISTED
 
 if TYPE_CHECKING:
     from sbh_pipelines.repository.catalog.catalog import Catalog
@@ -77,25 +80,45 @@ class MoveMarks:
     """The marks of a region as they were read a moment ago. Thread-safe."""
 
     def __init__(self) -> None:
-        self._read_at = float("-inf")
-        self._known: Mapping[str, tuple[str, MoveMark | None]] = {}
+        self._listed: tuple[float, Mapping[str, str]] = float("-inf"), {}  # when that began, ETags by home
+        self._read: Mapping[str, tuple[tuple[str, str], MoveMark | None]] = {}  # of which ETag, by which key
+        self._forgotten = self._silent_until = float("-inf")
 
-    def all(self, catalog: "Catalog", max_age_s: float) -> Mapping[str, MoveMark]:
-        """By home; read again where they are older. Raises the store's and the key provider's errors."""
+    def of(self, catalog: "Catalog", slugs: Container[str], max_age_s: float) -> Mapping[str, MoveMark]:
+        """Those of these slugs, by home. They are listed again where that is older, and each is read once, as marks stay for ever.
+
+        A region that does not answer is asked again after `max_age_s`. Until then what it said last stands.
+        """
         now = time.monotonic()
-        if now - self._read_at > max_age_s:
-            known, found = self._known, dict[str, tuple[str, MoveMark | None]]()
-            for info in all_below(catalog.store, catalog.prefix + MOVES):
-                home = info.key[len(catalog.prefix + MOVES) :].removesuffix(".json")
-                before = known.get(home)
-                same = before is not None and before[0] == info.etag and before[1] is not None
-                found[home] = before if before is not None and same else (info.etag, read_move(catalog, home))
-            self._read_at, self._known = now, found
-        return {home: mark for home, (_, mark) in self._known.items() if mark is not None}
+        if now >= self._silent_until:
+            try:
+                began, listed = self._listed
+                if began <= self._forgotten or now - began > max_age_s:
+                    listed = dict(islice(list_moves(catalog), MOST_LISTED))
+                    self._listed = now, listed
+                if listed and (key := catalog.known_owner_key()) is not None:
+                    seen = {home: (etag, key.id) for home, etag in listed.items()}
+                    read = {home: found for home, found in self._read.items() if seen.get(home) == found[0]}
+                    new = [home for home in seen if home not in read and slug_of(home) in slugs]
+                    marks = side_by_side(lambda home: (seen[home], read_move(catalog, home)), new, name="moves")
+                    self._read = read | dict(zip(new, marks, strict=True))
+                else:
+                    self._read = {}
+            except SbhError:
+                self._silent_until = time.monotonic() + max_age_s
+        return {home: mark for home, (_, mark) in self._read.items() if mark is not None and slug_of(home) in slugs}
 
     def forget(self) -> None:
-        """Have them read anew."""
-        self._read_at = float("-inf")
+        """Have them listed anew, also where that is being done."""
+        self._silent_until, self._forgotten = float("-inf"), time.monotonic()
+
+
+def list_moves(catalog: "Catalog") -> Iterator[tuple[str, str]]:
+    """(home, ETag) of the marks of a region. Raises the store's errors."""
+    for info in all_below(catalog.store, catalog.prefix + MOVES):
+        home = info.key[len(catalog.prefix + MOVES) :].removesuffix(".json")
+        if split_home(home) is not None:
+            yield home, info.etag
 
 
 def move_key(home: str) -> str:

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from sbh_pipelines.errors import MoveRefused, StoreDenied, TenantMoved
+from sbh_pipelines.backup.restore.request import RestoreRequest
+from sbh_pipelines.errors import MoveRefused, SbhError, StoreDenied, TenantMoved
 from sbh_pipelines_tests.backup.create.test_crash import struck
 from sbh_pipelines_tests.backup.move.two_sites import WITHOUT_ACME, TwoSites
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
@@ -65,7 +66,13 @@ def test_nothing_at_the_first_site_asks_for_backups_any_more(sites: TwoSites) ->
     for kind in ("full", "incremental"):
         with pytest.raises(TenantMoved, match="moved to eu_2"):
             here.create_backup(ACME, ADMIN, kind)
-    assert here.list_backups(ACME, ADMIN), "what it had is still read"
+    (backup, *_) = here.list_backups(ACME, ADMIN)
+    before = sites.here.state(ACME)
+    sites.here.wreck(ACME)
+    with pytest.raises(TenantMoved, match="moved to eu_2"):
+        here.restore_backup(backup["id"], ACME, ADMIN, request=RestoreRequest(safety_backup=True))
+    here.restore_backup(backup["id"], ACME, ADMIN, request=RestoreRequest(safety_backup=False))
+    assert sites.here.state(ACME) == before
 
 
 def test_what_is_left_is_erased_and_the_tenant_comes_back(sites: TwoSites) -> None:
@@ -107,6 +114,31 @@ def test_it_comes_back_to_the_backups_that_it_left(sites: TwoSites) -> None:
     assert sites.there.state(ACME) == sites.here.state(ACME)
     assert [tenant.id for tenant in sites.target.tenants.all()] == [ACME, BOLT]
     assert [tenant.id for tenant in sites.source.tenants.all()] == [BOLT]
+
+
+def test_people_are_told_where_an_older_mark_keeps_it_from_being_backed_up(sites: TwoSites) -> None:
+    """As where the catalog is put back from an older copy: the mark is genuine, and of before the tenant came back."""
+    sites.source.create_backup(ACME, ADMIN)
+    sites.move()
+    assert _made_after(sites) == []
+    mark = sites.here.bucket / "_sbh-catalog" / "eu-west-1" / "moves" / f"{ACME}.json"
+    older = mark.read_bytes()
+    _remove(sites.here)
+    back = sites.target.moves.run(ACME, ADMIN, sites.source.moves, ADMIN)
+    assert _made_after(sites) == []
+    mark.write_bytes(older)
+    assert [tenant.id for tenant in sites.source.tenants.all()] == [BOLT]
+    (error,) = _made_after(sites)
+    assert back.arrival_id in error.why
+    assert f"`sbh tenants move {ACME} --to SETTINGS --arrived`" in error.remedy
+    sites.source.moves.arrived(ACME, ADMIN)
+    assert _made_after(sites) == []
+    assert [tenant.id for tenant in sites.source.tenants.all()] == [ACME, BOLT]
+
+
+def _made_after(sites: TwoSites) -> list[SbhError]:
+    """What the first site's health says of marks that are older than backups."""
+    return [one.error for one in sites.source.health.examine(ADMIN).findings if one.kind == "made_after_it_went"]
 
 
 def test_old_backups_with_a_key_of_their_own_go_before_it_comes_back(sites: TwoSites) -> None:
