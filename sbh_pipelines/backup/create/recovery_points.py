@@ -198,8 +198,14 @@ def known_records(open_drafts: OpenDrafts, drafts: Iterable[Draft]) -> dict[Tena
     return found
 
 
-def record_unchanged(open_drafts: OpenDrafts, point: RecoveryPoint, found: Mapping[Tenant, TenantRecord]) -> None:
-    """That each of these tenants is at `point` what its last record says. One that does not say whose it is says it from now on."""
+def record_unchanged(
+    open_drafts: OpenDrafts, point: RecoveryPoint, found: Mapping[Tenant, TenantRecord]
+) -> dict[str, SbhError]:
+    """That each of these tenants is at `point` what its last record says. One that does not say whose it is says it from now on.
+
+    The errors of the regions whose catalogs cannot be written.
+    """
+    silent: dict[str, SbhError] = {}
     for region in sorted({tenant.region for tenant in found}):
         here = {tenant: record for tenant, record in found.items() if tenant.region == region}
         unchanged = {record.tenant: record.backup_id for record in here.values()}
@@ -208,7 +214,11 @@ def record_unchanged(open_drafts: OpenDrafts, point: RecoveryPoint, found: Mappi
             for tenant, record in here.items()
             if record.state is not None and record.state.owner is None
         ]
-        open_drafts.site.catalog(region).record(told, unchanged, point)
+        try:
+            open_drafts.site.catalog(region).record(told, unchanged, point)
+        except SbhError as error:
+            silent[region] = error
+    return silent
 
 
 def record_published(open_drafts: OpenDrafts, drafts: Iterable[Draft]) -> None:

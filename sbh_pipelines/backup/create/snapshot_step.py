@@ -221,11 +221,11 @@ def _find_parents(
     """Find what each incremental draft builds on, and how its tables differ from that."""
 
     def find(rows: TenantRows) -> None:
-        rows.seed_id = open_drafts.site.catalog(rows.draft.tenant.region).seed_id
-        rows.seed = open_drafts.site.catalog(rows.draft.tenant.region).hash_seed
-        if rows.draft.type is BackupType.FULL:
-            return
         try:
+            catalog = open_drafts.site.catalog(rows.draft.tenant.region)
+            rows.seed_id, rows.seed = catalog.seed_id, catalog.hash_seed
+            if rows.draft.type is BackupType.FULL:
+                return
             rows.parent, reason = find_parent(rows.repository, rows.draft.type, view.point)
         except SbhError as error:
             rows.error = error

@@ -8,6 +8,7 @@ this recovery point as well; no lease is taken, and nothing is written to the te
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from sbh_pipelines.backup.create.draft import Draft, DraftStatus
@@ -53,7 +54,7 @@ class Compared:
 def find_unchanged(
     open_drafts: OpenDrafts, view: View, drafts: Sequence[Draft], journal: JournalView
 ) -> tuple[list[Draft], dict[TenantId, Compared]]:
-    """(the drafts, those of unchanged tenants UNCHANGED; what is known of the others)."""
+    """(the drafts, those of unchanged tenants UNCHANGED, or failed where that cannot be recorded; what is known of the others)."""
     # A tenant of a region that is not allowed has no catalog; it is refused when its draft is started.
     regions = open_drafts.site.settings.storage.regions
     records = _records(open_drafts, [d for d in drafts if d.tenant.region in regions], view.point)
@@ -99,9 +100,11 @@ def find_unchanged(
 
     verdicts = side_by_side(same, drafts, name="unchanged", threads=_FILE_LISTINGS)
     unchanged = [d for d, is_same in zip(drafts, verdicts, strict=True) if is_same]
-    record_unchanged(open_drafts, view.point, {d.tenant: records[d.tenant.id] for d in unchanged})
+    silent = record_unchanged(open_drafts, view.point, {d.tenant: records[d.tenant.id] for d in unchanged})
     done = {
-        d.tenant.id: replace(
+        d.tenant.id: d.failed(STEP, silent[d.tenant.region])
+        if d.tenant.region in silent
+        else replace(
             d,
             status=DraftStatus.UNCHANGED,
             backup_id=records[d.tenant.id].backup_id,
@@ -115,13 +118,18 @@ def find_unchanged(
 
 
 def _records(open_drafts: OpenDrafts, drafts: Sequence[Draft], now: RecoveryPoint) -> dict[TenantId, TenantRecord]:
-    """Those that can be compared with now."""
-    seeds = {draft.tenant.id: open_drafts.site.catalog(draft.tenant.region).seed_id for draft in drafts}
-    return {
-        tenant: record
-        for tenant, record in known_records(open_drafts, drafts).items()
-        if record.state is not None and record.state.seed == seeds[tenant] and not incomparable(record.point, now)
-    }
+    """Those that can be compared with now; of a region whose catalog does not answer none."""
+    found = dict[TenantId, TenantRecord]()
+    for region in {draft.tenant.region for draft in drafts}:
+        with suppress(SbhError):  # each of its tenants meets that again when it is started
+            seed = open_drafts.site.catalog(region).seed_id
+            here = known_records(open_drafts, [draft for draft in drafts if draft.tenant.region == region])
+            found |= {
+                tenant: record
+                for tenant, record in here.items()
+                if record.state is not None and record.state.seed == seed and not incomparable(record.point, now)
+            }
+    return found
 
 
 def _told(view: View, journal: JournalView, tenant: Tenant, record: TenantRecord) -> Answer:

@@ -14,9 +14,10 @@ from sbh_pipelines.cli import main
 from sbh_pipelines.errors import AccessDenied, CorruptObject, ResidencyError, StoreUnavailable, UnknownBackup
 from sbh_pipelines.model import BackupId, RecoveryPoint, TenantId, utc_now
 from sbh_pipelines.repository.catalog.records import TenantRecord
+from sbh_pipelines.repository.format import Keys
 from sbh_pipelines.security.policy import Role, UserContext
 from sbh_pipelines_tests.support.application import ACME, ADMIN, BOLT, Application
-from sbh_pipelines_tests.support.fault_stores import WRITES, nothing, wrap
+from sbh_pipelines_tests.support.fault_stores import READS, WRITES, nothing, wrap
 from sbh_pipelines_tests.support.site import site_of
 
 REGION = "eu-west-1"
@@ -191,6 +192,36 @@ def test_a_catalog_that_does_not_answer_fails_the_backups_of_its_region(applicat
     assert [draft.status for draft in made] == [DraftStatus.COMPLETED, DraftStatus.FAILED]
     assert made[1].error is not None
     assert made[1].error.code == StoreUnavailable.code
+
+
+@pytest.mark.parametrize("verbs", [READS, WRITES], ids=["read", "written"])
+def test_a_tick_goes_on_where_one_catalog_does_not_answer(application: Application, verbs: frozenset[str]) -> None:
+    """From the beginning on: tenants of the other region are found unchanged."""
+    application.database.run("UPDATE tenants SET region = 'us-east-1' WHERE id = 2")
+    service, catalog = application.service(), f"{application.settings.storage.catalog_prefix}us-east-1/"
+    service.backups.create_all([ACME, BOLT], ADMIN)
+
+    def silent(verb: str, key: str) -> None:
+        if verb in verbs and key.startswith(catalog):
+            raise StoreUnavailable("no answer", on=key)
+
+    acme, bolt = wrap(service, silent, nothing).backups.create_all([ACME, BOLT], ADMIN, "incremental")
+    assert acme.status is DraftStatus.UNCHANGED
+    assert bolt.error is not None
+    assert bolt.error.code == StoreUnavailable.code
+
+
+@pytest.mark.parametrize("kind", ["full", "incremental"])
+def test_backups_go_on_where_the_key_of_one_catalog_is_damaged(application: Application, kind: str) -> None:
+    application.database.run("UPDATE tenants SET region = 'us-east-1' WHERE id = 2")
+    application.service().backups.create_all([ACME, BOLT], ADMIN)
+    catalog = f"{application.settings.storage.catalog_prefix}us-east-1/"
+    (application.bucket.parent / "sbh-files-us-east-1" / catalog / Keys.data_key(1)).write_text("{}")
+    application.database.run("UPDATE projects SET body = 'changed'")
+    acme, bolt = application.service().backups.create_all([ACME, BOLT], ADMIN, kind)
+    assert acme.status is DraftStatus.COMPLETED
+    assert bolt.error is not None
+    assert bolt.error.code == CorruptObject.code
 
 
 def test_backups_of_a_silent_region_fail_side_by_side(application: Application) -> None:
