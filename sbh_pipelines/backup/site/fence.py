@@ -82,8 +82,11 @@ class Promoted:
         }
 
     def is_after(self, other: "Promoted") -> bool:
-        """Whether the place of this one took over later than that of the other, which counts no more then."""
-        return self.since > other.since and self.place != other.former
+        """Whether the place of this one took over later than that of the other, which counts no more then.
+
+        Of two in one second the ids decide: one of them has to count, and the same one everywhere.
+        """
+        return (self.since, self.id) > (other.since, other.id) and self.place != other.former
 
 
 @dataclass(frozen=True, slots=True)

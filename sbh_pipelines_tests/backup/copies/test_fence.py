@@ -258,7 +258,7 @@ def test_no_second_copy_is_promoted(copied: Copied) -> None:
         return open_store(nowhere if place.bucket == copied.copy_bucket else storage, place)
 
     def silent() -> Site:
-        return Site(settings, utc_now, opener=opened)
+        return Site(settings, lambda: utc_now() + timedelta(seconds=2), opener=opened)  # marks tell seconds
 
     with pytest.raises(CopyError, match="does not say") as unasked:
         promote(silent(), "other", TENANTS, "alice", source_lost=True)
