@@ -6,7 +6,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.database.schema.tenants import list_tenants
 from sbh_pipelines.embedded.servers import object_server, process
 from sbh_pipelines.embedded.servers.layout import Layout, Ports, write_private
+from sbh_pipelines.embedded.servers.process import Daemon, PortTaken
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.model import utc_now
 from sbh_pipelines.settings import load_settings
@@ -99,13 +100,21 @@ class CopyServer:
             shutil.rmtree(layout.objects)
 
 
+def _launched(layout: Layout, taken: set[int]) -> Daemon:
+    """A port may be taken by another process between the look at it and the server's bind."""
+    for _ in range(5):
+        with suppress(PortTaken):
+            return object_server.launch(layout, process.choose_ports(object_server.PORTS, {}, taken=taken))
+    raise AssertionError("no port stays free")
+
+
 @contextmanager
 def copy_server(stack: Stack, directory: Path, bucket: str = "sbh-copy-{region}") -> Iterator[CopyServer]:
     """A server for the copy, with its buckets, beside a stack that runs; gone afterwards. `bucket` has `{region}` in it."""
     layout = Layout(directory)
     layout.create()
-    ports = process.choose_ports(object_server.PORTS, {}, taken=set(stack.ports.values()))
-    daemon = object_server.launch(layout, ports)
+    daemon = _launched(layout, taken=set(stack.ports.values()))
+    ports = daemon.ports
     try:
         s3 = object_server.client(layout, ports)
         for region in object_server.REGIONS:
