@@ -13,7 +13,7 @@ from sbh_pipelines.backup.copies.run import run_copy, upkeep_lease
 from sbh_pipelines.backup.copies.upkeep import keep_copy
 from sbh_pipelines.backup.keys.forgotten_copies import forget_at_copy, forgettable
 from sbh_pipelines.backup.service import BackupService
-from sbh_pipelines.backup.site.fence import PROMOTED, SUPERSEDED, mark_name, place_name
+from sbh_pipelines.backup.site.fence import PROMOTED, SUPERSEDED, Promoted, mark_name, place_name
 from sbh_pipelines.backup.site.site import Site
 from sbh_pipelines.embedded.servers.stack import Stack
 from sbh_pipelines.errors import CopyError, CorruptObject, LeaseHeld, NotPromoted, PrimaryFenced, SbhError, TenantErased
@@ -437,3 +437,10 @@ def test_audit_events_that_are_not_locked_there_are_told_of(
     assert (copied.site().audit_lock_days, there.audit_lock_days) == (2, locked)
     told_of = promotion.unlocked_events(copied.site(), copied.settings().copies[0])
     assert (told_of is None) == (locked is not None)
+
+
+def test_of_two_that_were_promoted_in_one_second_one_counts() -> None:
+    """Marks tell seconds: where neither was the later one, both places would be written to."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    one, other = (Promoted(id_, f"copy-{id_}", f"place-{id_}", "first", at, "alice") for id_ in ("a", "b"))
+    assert [one.is_after(other), other.is_after(one), one.is_after(one)] == [False, True, False]
