@@ -29,9 +29,8 @@ from sbh_pipelines.settings.secrets import resolve
 LIFE_S = 600
 """So long somebody may take at the issuer's page, s."""
 _MOST_ENDED = 10_000
-_MOST_EXCHANGES = (
-    4  # at once: anybody may come with a code, and each keeps a thread for as long as the issuer is silent
-)
+# At once: anybody may come with a code, and each keeps a thread for as long as the issuer is silent.
+_MOST_EXCHANGES = 4
 LONGEST_PATH = 2000
 """Of a page that somebody is led back to, with its query, characters."""
 _TIMEOUT_S = 5.0
