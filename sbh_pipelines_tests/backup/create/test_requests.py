@@ -99,9 +99,8 @@ class Requests:
     def __init__(self, settings: Settings) -> None:
         self._settings, self._service, self._later = settings, BackupService(settings), timedelta()
         self.made: list[str] = []
-        self.catalog_listings = (
-            0  # of the batch: before the leases are taken where there is something to compare with, and after
-        )
+        # Of the batch: before the leases are taken where there is something to compare with, and after.
+        self.catalog_listings = 0
 
     def keep_one_incremental(self) -> None:
         """From now on each drops those before."""
